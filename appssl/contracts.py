@@ -1,0 +1,346 @@
+"""What the parts of appssl promise each other. Read this file first.
+
+A *source* turns raw inputs into prepared data and says, for every input, what became of it. *Views* turn a sample into
+tensors. A *learner* owns the networks and computes one training step; an *objective* is a loss. A *labeler* cleans or
+invents labels that are written to disk. A *finetuner* is a learner trained with labels. An *evaluator* measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from appssl.errors import DataError
+
+if TYPE_CHECKING:  # heavy imports; the command line reads this file
+    import numpy as np
+    import polars as pl
+    import torch
+    from torch import Tensor, nn
+
+    from appssl.artifact import Artifact, ArtifactWriter
+
+# A batch is a dict with some of these keys and no others:
+#   index   (B,) int64      row of the sample in the prepared table
+#   views   list of tensors, each (B, ...): augmented views of the same samples, row i of all is one sample
+#   input   (B, ...) tensor: one deterministic or lightly augmented view, what a classifier sees
+#   target  (B,) int64      class number, or item number in retrieval; -1 where unknown
+#   mask    (B, ...) bool   True where present (devices, features)
+#   weight  (B,) float32    weight of the sample in the loss
+#   domain  (B,) int64      data set or site number
+#   group   (B,) int64      patient, subject, user: what must not cross a split
+Batch = dict[str, Any]
+BATCH_KEYS = ("index", "views", "input", "target", "mask", "weight", "domain", "group")
+
+SPLITS = ("train", "val", "test")  # a sample without split is "train"
+
+# What a labeler may say of a sample.
+LABEL_KINDS = ("clean", "id_noise", "ood_noise", "hard_clean", "pseudo", "novel")
+LABEL_COLUMNS = ("id", "label", "confidence", "weight", "kind", "reason")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to minimize, and its named parts, detached."""
+
+    total: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a learner returns for a batch: the scalar loss with gradient, and detached scalar metrics."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands after an update. `step` counts optimizer steps from 1 to `num_steps`."""
+
+    step: int
+    num_steps: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What is known of prepared data as a whole; `meta.json` of a data artifact.
+
+    Attributes:
+        source: name of the source that prepared it, and opens it.
+        domain: wsi, wearable, webnoisy or recsys.
+        task: `classification` (a label per sample) or `ranking` (items for users).
+        classes: class names in the order of class numbers; empty without labels.
+        group: what `group` means here: patient, subject, user, query ...
+        facts: domain facts with units in their names (`spacing_um`, `sampling_hz`, `channels`, `devices`,
+            `vocab_sizes` ...), JSON types only. What a view or backbone needs to know.
+    """
+
+    source: str
+    domain: str
+    task: Literal["classification", "ranking"]
+    classes: tuple[str, ...] = ()
+    group: str = "group"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Account:
+    """What became of every input of one kind (slides, tiles, recordings, windows, images, events).
+
+    total = kept + sum(left_out) + sum(failed). `left_out` are explained decisions (blank tile, duplicate), `failed`
+    are inputs that could not be read.
+    """
+
+    total: int = 0
+    kept: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, count: int = 1) -> None:
+        self.total += count
+        self.kept += count
+
+    def leave_out(self, reason: str, count: int = 1) -> None:
+        self.total += count
+        self.left_out[reason] = self.left_out.get(reason, 0) + count
+
+    def fail(self, reason: str, count: int = 1) -> None:
+        self.total += count
+        self.failed[reason] = self.failed.get(reason, 0) + count
+
+    @property
+    def num_failed(self) -> int:
+        return sum(self.failed.values())
+
+    def check(self, what: str) -> None:
+        """Raises DataError if the numbers do not sum."""
+        found = self.kept + sum(self.left_out.values()) + self.num_failed
+        if found != self.total:
+            raise DataError(
+                f"account of {what} does not sum: {self.total} came in, {found} are explained. Report this."
+            )
+
+    def add(self, other: Account) -> None:
+        self.total += other.total
+        self.kept += other.kept
+        for mine, theirs in ((self.left_out, other.left_out), (self.failed, other.failed)):
+            for reason, count in theirs.items():
+                mine[reason] = mine.get(reason, 0) + count
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "total": self.total,
+            "kept": self.kept,
+            "left_out": dict(sorted(self.left_out.items())),
+            "failed": dict(sorted(self.failed.items())),
+        }
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One input that was left out or could not be read: a row of `quarantine.parquet`.
+
+    Attributes:
+        what: kind of thing (`slide`, `tile`, `recording`, `window`, `image`, `event`). item: its id.
+        where: file, row or position. outcome: `left_out` or `failed`. reason: short code, as counted in the account.
+        detail: the values and the threshold that would have kept it, or the error. version: of the decoder, if any.
+    """
+
+    what: str
+    item: str
+    where: str
+    outcome: Literal["left_out", "failed"]
+    reason: str
+    detail: str = ""
+    version: str = ""
+
+    def plain(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class PreparedData(Protocol):
+    """Prepared data, opened for reading. Reading is thread- and process-safe and does not change with their number.
+
+    Attributes:
+        samples: one row per thing that is encoded (tile, window, image, item), sorted, columns at least
+            index (int64, 0..N-1), id (str, unique), group (str), split (train/val/test), label (str or null),
+            true_label (str or null: known truth, for evaluation only).
+    """
+
+    meta: Meta
+    samples: pl.DataFrame
+
+    def read(self, row: int) -> Any:
+        """Raw sample: (H, W, 3) uint8 image, (devices, channels, time) float32 signal, (tokens,) int64 item."""
+        ...
+
+
+class Source(Protocol):
+    """Built by `sources/<name>.py: build(config)`. Prepares in shards, merges, opens."""
+
+    def inputs(self, root: Path) -> list[Path]:
+        """Input tables (not every slide or image), for the workflow to watch. Cheap; missing files are not an error."""
+        ...
+
+    def prepare(self, root: Path, shard: int, num_shards: int, out: ArtifactWriter) -> None:
+        """Writes shard `shard` of `num_shards` (unit i goes to shard i mod num_shards), its accounts and quarantine.
+
+        Raises:
+            DataError: if the tables themselves are wrong; all problems found, in one message.
+        """
+        ...
+
+    def merge(self, root: Path, shards: Sequence[Artifact], out: ArtifactWriter) -> None:
+        """Joins all shards into the data artifact: samples.parquet, meta.json, account.json, quarantine.parquet."""
+        ...
+
+    def open(self, artifact: Artifact) -> PreparedData: ...
+
+
+class Views(Protocol):
+    """Built by `views/<name>.py: build(config, meta)`."""
+
+    num_views: int
+    input_shape: tuple[int, ...]  # of one view, without the batch dimension
+
+    def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
+        """`num_views` augmented views of a raw sample, each of `input_shape`; float32, or int64 for tokens."""
+        ...
+
+    def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
+        """One lightly augmented view, for training with labels."""
+        ...
+
+    def plain(self, sample: Any) -> Tensor:
+        """The deterministic view used for features and evaluation."""
+        ...
+
+
+class Examples(Protocol):
+    """What is trained on: rows of prepared data as batches. `facts` reach the learner through `Context.facts`.
+
+    Random numbers come from `ops.random.rng_for(seed, epoch, index)`, so a batch is a pure function of its arguments.
+    """
+
+    facts: Mapping[str, Any]
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: np.ndarray, *, seed: int, epoch: int) -> Batch:
+        """Batch of examples (B,) int64 numbered 0..len-1, tensors on the CPU."""
+        ...
+
+
+class Backbone(Protocol):
+    """Built by `backbones/<name>.py: build(config, input_shape, meta)`; an nn.Module (B, *input_shape) -> (B, F)."""
+
+    num_features: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a learner may know when it is built: nothing about devices, files or optimizers."""
+
+    meta: Meta
+    backbone: nn.Module
+    input_shape: tuple[int, ...]
+    num_samples: int  # rows that are trained on, for methods with per-sample state
+    num_views: int = 1
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what a finetuner's own `examples` hands to its `build`
+
+
+class Objective(Protocol):
+    """Built by `objectives/<name>.py: build(config)`; an nn.Module. State in buffers only."""
+
+    def __call__(self, *embeddings: Tensor) -> Loss: ...
+
+
+class Learner(Protocol):
+    """Built by `learners/<name>.py: build(config, context)`; an nn.Module that owns all networks and the objective.
+
+    A finetuner (`finetuners/<name>.py`) is a learner too: it reads `input` and `target`, exports the classifier, and
+    may offer `examples(config, data, seed) -> Examples` in its file when it is not trained on labelled samples.
+    """
+
+    def forward(self, batch: Batch) -> Step: ...
+
+    def after_update(self, progress: Progress) -> None:
+        """Called once after each optimizer step: EMA, queues, method schedules."""
+        ...
+
+    def export(self) -> nn.Module:
+        """The part to keep: the encoder (B, *input_shape) -> (B, F), or for a finetuner the classifier -> (B, K)."""
+        ...
+
+
+class Labeler(Protocol):
+    """Built by `labelers/<name>.py: build(config, seed=seed)`.
+
+    The table has columns id, group, label (str or null), split and `embedding` (fixed-size list of float32); only
+    training rows are in it.
+    """
+
+    def fit(self, table: pl.DataFrame) -> None: ...
+
+    def label(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Rows (id, label, confidence in [0, 1], weight >= 0, kind, reason), one per input row, in the same order."""
+        ...
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """One entry per round: round, threshold, number taken, model digest, what was measured; may be []."""
+        ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured value with its 95 % bootstrap interval over groups; low and high are None where undefined."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    num_groups: int | None = None
+
+
+class Evaluator(Protocol):
+    """Built by `evaluators/<name>.py: build(config)`. DESCRIPTIONS: {metric: (low, high, +1 if larger is better)}."""
+
+    def evaluate(self, result: Any, *, num_bootstrap: int, seed: int) -> dict[str, Metric]: ...
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What evaluators of classification see. Row i of all is one sample of the split under test.
+
+    Attributes:
+        ids: (N,) str. groups: (N,) str, what is resampled in the bootstrap. target: (N,) int64 true classes.
+        probabilities: (N, K) float64 rows that sum to 1, or None without a classifier.
+        features: (N, F) float32 encoder features, or None. train_features, train_target: those of labelled training
+        rows, or None. classes: names. columns: other columns of `samples` for slices.
+    """
+
+    ids: np.ndarray
+    groups: np.ndarray
+    target: np.ndarray
+    classes: tuple[str, ...]
+    probabilities: np.ndarray | None = None
+    features: np.ndarray | None = None
+    train_features: np.ndarray | None = None
+    train_target: np.ndarray | None = None
+    columns: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What evaluators of ranking see; `data` is the recsys PreparedData, `scores(users)` gives (U, items) float32.
+
+    `scores` takes user numbers (U,) int64 and returns scores of the full catalogue on CPU, without masking.
+    """
+
+    data: Any
+    scores: Any
+    columns: dict[str, torch.Tensor] = field(default_factory=dict)

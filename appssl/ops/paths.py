@@ -1,0 +1,23 @@
+"""Paths that come from a table or recipe stay inside the folder they were declared for."""
+
+from pathlib import Path
+
+from appssl.errors import DataError
+
+
+def inside(root: Path, path: str | Path) -> Path:
+    """`root / path`, resolved.
+
+    Raises:
+        DataError: if the result, links followed, lies outside `root`.
+    """
+    base = root.resolve()
+    try:
+        full = (base / path).resolve()
+    except (ValueError, OSError, RuntimeError) as error:
+        raise DataError(f"{str(path)!r} is not a usable path: {error}.") from None
+    if not full.is_relative_to(base):
+        raise DataError(
+            f"{str(path)!r} leaves the data root {base}. Use paths below the root, or set data.root to a folder that holds both."
+        )
+    return full

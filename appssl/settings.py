@@ -1,0 +1,197 @@
+"""Typed settings: the base class of every `Config`, how YAML is read, and how problems are reported.
+
+A `Config` is the only place of a method's defaults. Values are validated as strict JSON: a number in quotes is not a
+number. All problems of a file are reported together, each with file, dotted field, value, what is allowed and the
+nearest name.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
+
+from appssl.errors import Problem, SettingsError
+
+NESTED = "nested_settings"  # error type that carries the problems of a method's settings upwards
+
+
+class Settings(BaseModel):
+    """Frozen, complete, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def plain(self) -> dict[str, Any]:
+        """Complete settings as JSON types, in declaration order."""
+        return json.loads(self.model_dump_json(by_alias=True, serialize_as_any=True))
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def validate(model: type[S], values: Mapping[str, Any], *, file: str, owner: str, prefix: str = "") -> S:
+    """Builds `model` from plain values.
+
+    Args:
+        file: named in messages. owner: what the settings belong to, such as `objectives/ntxent`.
+        prefix: dotted path of these values in the file.
+    Raises:
+        SettingsError: with every problem found.
+    """
+    try:
+        return model.model_validate_json(to_json(values), strict=True)
+    except ValidationError as error:
+        raise SettingsError(list(_problems(error, model, file=file, owner=owner, prefix=prefix))) from None
+
+
+def nested(model: type[S], values: Mapping[str, Any], *, owner: str) -> S:
+    """As `validate`, for use inside a pydantic validator: problems travel up to the outermost `validate`."""
+    try:
+        return model.model_validate_json(to_json(values), strict=True)
+    except ValidationError as error:
+        found = [(p.field, p.message) for p in _problems(error, model, file="", owner=owner, prefix="")]
+        raise PydanticCustomError(NESTED, "settings of a method are wrong", {"found": found}) from None
+
+
+def _problems(
+    error: ValidationError, model: type[Settings], *, file: str, owner: str, prefix: str
+) -> Iterable[Problem]:
+    for item in error.errors(include_url=False):
+        location = [str(part) for part in item["loc"]]
+        field = ".".join([prefix, *location] if prefix else location)
+        if item["type"] == NESTED:
+            for inner, message in item["ctx"]["found"]:
+                yield Problem(file, f"{field}.{inner}" if inner else field, message)
+        elif item["type"] == "extra_forbidden":
+            yield Problem(file, field, _unknown_key(model, location, owner))
+        elif item["type"] == "missing":
+            yield Problem(file, field, f"is missing. {_help(owner)}")
+        else:
+            reason = item["msg"].removeprefix("Value error, ")
+            value = "" if isinstance(item["input"], dict | list) else f" (got {item['input']!r})"
+            yield Problem(file, field, f"is not valid: {reason}{value}. {_help(owner)}")
+
+
+def _unknown_key(model: type[Settings], location: list[str], owner: str) -> str:
+    known = _fields_at(model, location[:-1])
+    return f"is not a setting of {owner}.{nearest(location[-1], known)} {_help(owner)}"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        inner = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        if inner is None:
+            return []
+        model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean X?` when something known is close, otherwise the list of what is known."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]}?"
+    return f" Known: {', '.join(names)}." if names else ""
+
+
+def _help(owner: str) -> str:
+    kind, _, name = owner.partition("/")
+    return f"'appssl show {kind} {name}' lists them." if name else f"'appssl show {owner}' lists them."
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-3 as a number and refuses a key given twice."""
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str, file: str) -> Any:
+    """YAML to plain values; only data, never code.
+
+    Raises:
+        SettingsError: for bad syntax, a repeated key, or a tag such as `!!python/object`.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        what = getattr(error, "problem", None) or str(error)
+        raise SettingsError([Problem(file, "", f"{where}{what}. Recipes are plain YAML data.")]) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, {} if empty."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError([Problem(str(path), "", f"cannot be read: {error.strerror}.")]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([Problem(str(path), "", "is not UTF-8 text.")]) from None
+    values = parse_yaml(text, str(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError([Problem(str(path), "", f"must hold `key: value` pairs, holds a {type(values).__name__}.")])
+    return values
+
+
+def to_json(values: Any) -> str:
+    """Canonical JSON: sorted keys, no spaces; the text that digests are taken of."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def digest_of(values: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON."""
+    return hashlib.sha256(to_json(values).encode()).hexdigest()
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets `a.b.c` in nested mappings, making the ones that are missing; a mapping given is merged key by key."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            set_dotted(values, f"{key}.{name}", inner)
+        return
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        inner = values.setdefault(part, {})
+        if isinstance(inner, str):  # a method given by its bare name
+            inner = values[part] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise SettingsError(f"{key} cannot be set: {'.'.join(parents[: depth + 1])} is not a group of settings.")
+        values = inner
+    values[last] = value

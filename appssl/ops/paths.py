@@ -17,7 +17,5 @@ def inside(root: Path, path: str | Path) -> Path:
     except (ValueError, OSError, RuntimeError) as error:
         raise DataError(f"{str(path)!r} is not a usable path: {error}.") from None
     if not full.is_relative_to(base):
-        raise DataError(
-            f"{str(path)!r} leaves the data root {base}. Use paths below the root, or set data.root to a folder that holds both."
-        )
+        raise DataError(f"{str(path)!r} leaves the data root {base}. Use paths below it, or set data.root higher up.")
     return full

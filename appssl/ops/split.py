@@ -40,10 +40,7 @@ def group_split(groups: Sequence[str], config: GroupSplit) -> dict[str, str]:
             f"split.test_groups names unknown groups: {', '.join(unknown)}. Known: {', '.join(distinct[:20])}."
         )
     order = sorted(distinct, key=lambda g: hashlib.sha256(f"{config.seed}/{g}".encode()).digest())
-    if config.test_groups:
-        test = list(config.test_groups)
-    else:
-        test = order[: _count(config.test, len(order))]
+    test = list(config.test_groups) or order[: _count(config.test, len(order))]
     rest = [g for g in order if g not in set(test)]
     val = rest[: _count(config.val, len(order))]
     if len(rest) - len(val) < 1:

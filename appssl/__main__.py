@@ -1,0 +1,5 @@
+"""`python -m appssl` is the command `appssl`."""
+
+from appssl.cli.main import main
+
+main()

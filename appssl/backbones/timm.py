@@ -1,0 +1,51 @@
+"""Any image network of the timm library, by name. Weights are never downloaded; a local file can be given."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+from pydantic import Field
+from safetensors.torch import load_file
+from torch import nn
+
+from appssl.contracts import Meta
+from appssl.errors import DataError, SettingsError
+from appssl.settings import Settings, nearest
+
+
+class Config(Settings):
+    name: Literal["timm"] = "timm"
+    model: str = Field("resnet18", description="name of a timm model, such as resnet18 or vit_tiny_patch16_224")
+    weights: str | None = Field(None, description="safetensors file with weights; null: random initialization")
+
+
+def build(config: Config, input_shape: tuple[int, ...], meta: Meta) -> nn.Module:
+    """The network without its classifier: (B, C, H, W) -> (B, num_features).
+
+    Raises:
+        DataError: if the views are not images, or the weights do not fit. SettingsError: for an unknown name.
+    """
+    if len(input_shape) != 3:
+        raise DataError(f"backbones/timm needs images (C, H, W); these views have shape {input_shape}.")
+    known = timm.list_models()
+    if config.model not in known:
+        raise SettingsError(
+            f"backbone.model: {config.model!r} is not a timm model.{nearest(config.model, known)[:200]}"
+        )
+    options: dict[str, Any] = {"img_size": input_shape[1:]} if "vit_" in config.model or "swin" in config.model else {}
+    network = timm.create_model(config.model, pretrained=False, num_classes=0, in_chans=input_shape[0], **options)
+    if config.weights is not None:
+        _load(network, Path(config.weights))
+    return network
+
+
+def _load(network: nn.Module, path: Path) -> None:
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise DataError(f"backbone.weights: {path} is no safetensors file. Pickled weights are not read; convert them.")
+    found = network.load_state_dict(load_file(path), strict=False)
+    head = [name for name in found.unexpected_keys if not name.startswith(("head", "fc", "classifier"))]
+    if found.missing_keys or head:
+        wrong = [*found.missing_keys, *head]
+        raise DataError(
+            f"backbone.weights: {path} does not fit this network ({len(wrong)} names differ, such as {wrong[0]})."
+        )

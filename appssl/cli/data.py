@@ -1,0 +1,51 @@
+"""`appssl data`: public data sets and synthetic data."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from appssl.cli.options import Json
+
+
+def list_(as_json: Json = False) -> None:
+    """List public data sets with licence, size and checksum. Example: appssl data list"""
+    import json
+    from dataclasses import asdict
+
+    from appssl.datasets import PUBLIC
+
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) for entry in PUBLIC], indent=1))
+        return
+    for entry in PUBLIC:
+        typer.echo(
+            f"{entry.name}  {entry.domain}  {entry.size / 1e6:.1f} MB  {entry.licence}  sha256 {entry.sha256[:12]}"
+        )
+        typer.echo(f"    {entry.about}\n    {entry.url}")
+
+
+def get(
+    name: Annotated[str, typer.Argument(help="A set that 'appssl data list' names.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to put it in.")] = Path("data"),
+) -> None:
+    """Fetch a public data set, resumed and verified. Example: appssl data get cmu-1-small-region"""
+    from appssl.datasets import find
+    from appssl.datasets import get as fetch
+
+    typer.echo(str(fetch(find(name), out)))
+
+
+def make(
+    domain: Annotated[str, typer.Argument(help="wsi, wearable, webnoisy or recsys.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    size: Annotated[str, typer.Option("--size", help="tiny, small or large.")] = "small",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed; the same seed gives the same bytes.")] = 0,
+) -> None:
+    """Make synthetic data with known truth. Example: appssl data make wearable --out synthetic"""
+    from appssl.errors import SettingsError
+    from appssl.stages.make import make as write
+
+    if size not in ("tiny", "small", "large"):
+        raise SettingsError(f"--size {size}: choose tiny, small or large.")
+    typer.echo(str(write(domain, size, seed, out).folder))

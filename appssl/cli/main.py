@@ -1,0 +1,111 @@
+"""The command `appssl`. Commands import what is heavy inside their bodies, so that --help answers at once."""
+
+import os
+import sys
+import traceback
+
+import typer
+
+from appssl.cli import (
+    check,
+    data,
+    doctor,
+    embed,
+    list_,
+    new,
+    predict,
+    reproduce,
+    run,
+    stages,
+    status,
+    trace,
+    ui,
+    verify,
+)
+from appssl.errors import AppsslError
+from appssl.version import __version__
+
+app = typer.Typer(
+    name="appssl",
+    help="From raw applied data to an encoder, cleaned labels, a fine-tuned model and an honest evaluation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_RUNS, _STAGES, _RESULTS, _KNOW = "Runs", "One stage (what the workflow calls)", "Results", "What there is"
+
+app.command("run", rich_help_panel=_RUNS)(run.command)
+app.command("new", rich_help_panel=_RUNS)(new.command)
+app.command("check", rich_help_panel=_RUNS)(check.command)
+app.command("status", rich_help_panel=_RUNS)(status.command)
+app.command("logs", rich_help_panel=_RUNS)(status.logs)
+app.command("cancel", rich_help_panel=_RUNS)(status.cancel)
+app.command("resolve", rich_help_panel=_STAGES)(stages.resolve)
+app.command("prepare", rich_help_panel=_STAGES)(stages.prepare)
+app.command("pretrain", rich_help_panel=_STAGES)(stages.pretrain)
+app.command("pseudolabel", rich_help_panel=_STAGES)(stages.pseudolabel)
+app.command("finetune", rich_help_panel=_STAGES)(stages.finetune)
+app.command("evaluate", rich_help_panel=_STAGES)(stages.evaluate)
+app.command("report", rich_help_panel=_STAGES)(stages.report)
+app.command("predict", rich_help_panel=_RESULTS)(predict.command)
+app.command("embed", rich_help_panel=_RESULTS)(embed.command)
+app.command("verify", rich_help_panel=_RESULTS)(verify.command)
+app.command("trace", rich_help_panel=_RESULTS)(trace.command)
+app.command("reproduce", rich_help_panel=_RESULTS)(reproduce.command)
+app.command("ui", rich_help_panel=_RESULTS)(ui.command)
+app.command("list", rich_help_panel=_KNOW)(list_.command)
+app.command("show", rich_help_panel=_KNOW)(list_.show)
+app.command("doctor", rich_help_panel=_KNOW)(doctor.command)
+
+_data = typer.Typer(
+    help="Public data sets (with checksum and licence) and synthetic data of any domain.", no_args_is_help=True
+)
+_data.command("list")(data.list_)
+_data.command("get")(data.get)
+_data.command("make")(data.make)
+app.add_typer(_data, name="data", rich_help_panel=_KNOW)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"appssl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show tracebacks."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    if debug:
+        os.environ["APPSSL_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Entry point: errors become one message and an exit code; tracebacks only with --debug."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        app()  # ends with SystemExit; wrong usage has exit code 2
+    except AppsslError as error:
+        _explain(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        _explain(error)
+        sys.exit(1)
+
+
+def _explain(error: Exception) -> None:
+    if os.environ.get("APPSSL_DEBUG"):
+        traceback.print_exception(error)
+    elif isinstance(error, AppsslError):
+        print(f"appssl: {error}", file=sys.stderr)
+    else:
+        print(f"appssl: unexpected {type(error).__name__}: {error}. 'appssl --debug ...' shows where.", file=sys.stderr)

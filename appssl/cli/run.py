@@ -1,0 +1,29 @@
+"""`appssl run`: plans the recipes, lets Snakemake do the jobs, sends the journals to MLflow, says how it ended."""
+
+from typing import Annotated
+
+import typer
+
+from appssl.cli.options import Json, Quick, Results, Seeds, Set
+
+
+def command(
+    recipes: Annotated[list[str], typer.Argument(help="Recipes: domain/name, or YAML files.")],
+    set_: Set = None,
+    seed: Seeds = None,
+    out: Results = "results",  # type: ignore[assignment]
+    profile: Annotated[str, typer.Option("--profile", help="local, slurm, kubernetes, or a folder.")] = "local",
+    cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use on this machine.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the jobs, run nothing.")] = False,
+    quick: Quick = False,
+    as_json: Json = False,
+) -> None:
+    """Run recipes from raw data to report; what is done already is not done again. Example: appssl run wearable/demo"""
+    from appssl.plan import complete, make_plan
+    from appssl.recipe import parse_overrides
+    from appssl.runner import run
+
+    plan = complete(
+        make_plan(recipes, seeds=seed or [0], overrides=parse_overrides(set_ or []), results=out, quick=quick)
+    )
+    run(plan, results=out, profile=profile, cores=cores, dry_run=dry_run, as_json=as_json)

@@ -1,0 +1,120 @@
+"""Checkpoints: safetensors and JSON, complete or absent, the newest valid one wins.
+
+A checkpoint is a folder `step-<step>`: `model.safetensors`, `optimizer.safetensors`, and `state.json` with the step,
+the plain values and the SHA-256 of both. It is written aside, fsynced and renamed. No pickle.
+"""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from appssl.artifact import sha256_file, write_bytes, write_json
+from appssl.errors import ArtifactError
+
+_TENSORS = ("model.safetensors", "optimizer.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """State after `step` optimizer steps: tensors by name, and plain values."""
+
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
+    """Writes `folder/step-<step>` and removes all but the newest `keep`."""
+    final = folder / f"step-{checkpoint.step:010d}"
+    aside = folder / f".{final.name}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    write_bytes(aside / "model.safetensors", save(_owned(checkpoint.model)))
+    write_bytes(aside / "optimizer.safetensors", save(_owned(checkpoint.optimizer)))
+    digests = {name: sha256_file(aside / name) for name in _TENSORS}
+    write_json(aside / "state.json", {"step": checkpoint.step, "sha256": digests, "values": checkpoint.values})
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(aside, final)
+    for old in _folders(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU: safetensors refuses tensors that share memory."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is complete and undamaged, if any. Says on stderr what it passes over."""
+    for path in _folders(folder):
+        try:
+            return read_checkpoint(path)
+        except ArtifactError as error:
+            print(f"warning: {error} Taking the one before.", file=sys.stderr)
+            shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """
+    Raises:
+        ArtifactError: if a file is missing or differs from its digest.
+    """
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        wrong = [name for name in _TENSORS if sha256_file(path / name) != state["sha256"][name]]
+        if wrong:
+            raise ArtifactError(f"{path}: damaged: {', '.join(wrong)} changed.")
+        tensors = [load_file(path / name) for name in _TENSORS]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: damaged: {error}.") from None
+    return Checkpoint(state["step"], tensors[0], tensors[1], state["values"])
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """`Optimizer.state_dict()` as tensors named `<parameter>.<entry>`, and the rest as JSON types."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for parameter, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{parameter}.{name}"] = value
+            else:
+                plain[f"{parameter}.{name}"] = value
+    return tensors, {"entries": plain, "param_groups": state["param_groups"]}
+
+
+def unflatten_optimizer(tensors: dict[str, Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    """Inverse of `flatten_optimizer`."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **plain["entries"]}.items():
+        parameter, _, name = key.partition(".")
+        state.setdefault(int(parameter), {})[name] = value
+    return {"state": state, "param_groups": plain["param_groups"]}
+
+
+def random_state() -> dict[str, Tensor]:
+    """States of torch's generators, by device."""
+    states = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_state(states: dict[str, Tensor]) -> None:
+    torch.set_rng_state(states["random.cpu"])
+    if "random.cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["random.cuda"])

@@ -1,0 +1,250 @@
+"""The training loop: one function for every learner.
+
+A method changes the learner, never the loop. Device, precision and number of processes come from Lightning Fabric; the
+order of samples is a pure function of (seed, epoch, index), so resuming needs no state of a loader.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from appssl import registry
+from appssl.artifact import write_bytes, write_json
+from appssl.contracts import BATCH_KEYS, Batch, Examples, Progress
+from appssl.engine.checkpoint import (
+    Checkpoint,
+    flatten_optimizer,
+    newest_checkpoint,
+    random_state,
+    set_random_state,
+    unflatten_optimizer,
+    write_checkpoint,
+)
+from appssl.engine.loading import Order, batches, make_batch
+from appssl.engine.meter import Clock, Meter
+from appssl.errors import AppsslError, DivergedError, SettingsError
+
+_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+class FitSettings(Protocol):
+    """What the loop reads of `recipe.Fit`."""
+
+    epochs: float | None
+    steps: int | None
+    batch_size: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    schedule: Any
+    precision: str
+    accumulate: int
+    clip_norm: float | None
+    log_every: int
+    checkpoint_steps: int
+    keep_checkpoints: int
+    threads: int
+
+
+class JournalLike(Protocol):
+    def metrics(self, step: int, values: dict[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class FitResult:
+    num_steps: int
+    resumed_from: int
+    samples_per_second: float
+    data_wait_share: float
+
+
+class InterruptedTraining(AppsslError):
+    """A signal asked to stop; a checkpoint was written."""
+
+
+class _Trained(nn.Module):
+    """The learner with plain outputs: Fabric and DDP look for tensors in tuples and dicts."""
+
+    def __init__(self, learner: nn.Module) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        step = self.learner(batch)
+        return step.loss, step.metrics
+
+
+def fit(
+    learner: Any,
+    examples: Examples,
+    config: FitSettings,
+    *,
+    state_dir: Path,
+    journal: JournalLike,
+    seed: int,
+    accelerator: str = "auto",
+    devices: int = 1,
+    strategy: str = "auto",
+    workers: int = 0,
+    name: str = "training",
+) -> FitResult:
+    """Trains a learner in place; goes on from the newest checkpoint in `state_dir`.
+
+    Args:
+        learner: an nn.Module that keeps contracts.Learner. config: `recipe.Fit`. state_dir: gets `checkpoints/`, and `diverged/` when the loss is not finite.
+        workers: processes that make batches; never changes the result.
+        strategy: of Fabric: auto, ddp, fsdp. Started under torchrun or srun, every process calls this function.
+    Raises:
+        DivergedError: if the loss is not finite; the batch is saved for replay.
+        DataError: if there are fewer examples than a batch. InterruptedTraining: after SIGTERM or SIGUSR1.
+    """
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    fabric = Fabric(
+        accelerator="cuda" if accelerator == "gpu" else accelerator,
+        devices=devices,
+        strategy=strategy,
+        precision=_PRECISION[config.precision],
+    )
+    fabric.launch()
+    order = Order(len(examples), config.batch_size, seed, config.accumulate, fabric.global_rank, fabric.world_size)
+    num_steps = config.steps or max(1, round((config.epochs or 1) * order.steps_per_epoch))
+    schedule = registry.build("schedules", config.schedule)
+    trained, optimizer = fabric.setup(_Trained(learner), make_optimizer(learner, config))
+    torch.manual_seed(seed + 1000 * fabric.global_rank)
+    start = _resume(learner, optimizer, state_dir, num_steps)
+
+    clock = Clock(name, start, num_steps, config.batch_size, shown=fabric.is_global_zero)
+    meter = Meter(fabric.device)
+    learner.train()
+    loader = batches(examples, order, start=start, stop=num_steps, workers=workers, pin=fabric.device.type == "cuda")
+    with _signals() as asked_to_stop:
+        logged = saved = start
+        for step in range(start, num_steps):
+            lr = config.lr * schedule(step, num_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group.get("lr_scale", 1.0)
+            mean_loss = torch.zeros((), device=fabric.device)
+            metrics: dict[str, Tensor] = {}
+            for micro in range(config.accumulate):
+                waiting = time.perf_counter()
+                batch = fabric.to_device(next(loader))
+                clock.waited(time.perf_counter() - waiting)
+                last = micro == config.accumulate - 1
+                with nullcontext() if last else fabric.no_backward_sync(trained):
+                    loss, found = trained(batch)
+                    fabric.backward(loss / config.accumulate)
+                mean_loss = mean_loss + loss.detach() / config.accumulate
+                for key, value in found.items():
+                    metrics[key] = metrics.get(key, 0.0) + value.detach() / config.accumulate
+            if config.clip_norm is not None:
+                norm = fabric.clip_gradients(trained, optimizer, max_norm=config.clip_norm)
+                metrics["grad_norm"] = torch.as_tensor(norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if hasattr(learner, "after_update"):
+                learner.after_update(Progress(step + 1, num_steps, order.epoch(step)))
+            meter.add(step, mean_loss, metrics)
+
+            # The one place where the host waits for the device. Checkpoints are written here only, so that an interval
+            # never spans a resume and the logged means do not depend on when a process was killed.
+            done = step + 1
+            if done % config.log_every and done < num_steps:
+                continue
+            means, bad_step = meter.read()
+            if bad_step is not None:
+                _stop_diverged(fabric, examples, order, bad_step, lr, state_dir)
+            if fabric.is_global_zero:
+                times = clock.interval(done - logged)
+                journal.metrics(done, {**{f"train/{k}": v for k, v in means.items()}, "train/lr": lr, **times})
+                clock.say(done, means["loss"])
+            logged = done
+            stopping = asked_to_stop() and done < num_steps
+            if done - saved >= config.checkpoint_steps or done == num_steps or stopping:
+                _save(fabric, learner, optimizer, done, state_dir, keep=config.keep_checkpoints)
+                saved = done
+            if stopping:
+                raise InterruptedTraining(
+                    f"stopped on request after step {done} of {num_steps}; the same command goes on from here."
+                )
+    rate, waiting_share = clock.total(num_steps)
+    return FitResult(num_steps, start, rate, waiting_share)
+
+
+def make_optimizer(learner: Any, config: FitSettings) -> torch.optim.Optimizer:
+    """AdamW or SGD over the parameters that are trained; a learner may give `param_groups()` with `lr_scale`."""
+    if hasattr(learner, "param_groups"):
+        groups = learner.param_groups()
+    else:
+        groups = [{"params": [p for p in learner.parameters() if p.requires_grad]}]
+    if not any(len(group["params"]) for group in groups):
+        raise SettingsError("this learner has nothing to train: all its parameters are frozen.")
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def _resume(learner: nn.Module, optimizer: Any, state_dir: Path, num_steps: int) -> int:
+    """Loads the newest checkpoint; returns the number of steps that are done."""
+    checkpoint = newest_checkpoint(state_dir / "checkpoints")
+    if checkpoint is None or checkpoint.step > num_steps:
+        return 0
+    learner.load_state_dict({k: v for k, v in checkpoint.model.items() if not k.startswith("random.")})
+    optimizer.load_state_dict(unflatten_optimizer(checkpoint.optimizer, checkpoint.values["optimizer"]))
+    set_random_state({k: v for k, v in checkpoint.model.items() if k.startswith("random.")})
+    print(f"going on after step {checkpoint.step} of {num_steps}", file=sys.stderr)
+    return checkpoint.step
+
+
+def _save(fabric: Fabric, learner: nn.Module, optimizer: Any, step: int, state_dir: Path, *, keep: int) -> None:
+    if fabric.is_global_zero:
+        tensors, plain = flatten_optimizer(optimizer.state_dict())
+        model = {**learner.state_dict(), **random_state()}
+        write_checkpoint(state_dir / "checkpoints", Checkpoint(step, model, tensors, {"optimizer": plain}), keep=keep)
+    fabric.barrier()
+
+
+def _stop_diverged(fabric: Fabric, examples: Examples, order: Order, step: int, lr: float, state_dir: Path) -> None:
+    """Saves the batch again, which is a pure function of the step, and raises."""
+    folder = state_dir / "diverged"
+    for micro in range(order.accumulate):
+        batch = make_batch(examples, order, step, micro)
+        tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and key in BATCH_KEYS}
+        tensors |= {f"views.{number}": view for number, view in enumerate(batch.get("views", []))}
+        contiguous = {key: value.contiguous() for key, value in tensors.items()}
+        write_bytes(folder / f"batch-{fabric.global_rank}-{micro}.safetensors", save(contiguous))
+    write_json(folder / "info.json", {"step": step + 1, "epoch": order.epoch(step), "seed": order.seed, "lr": lr})
+    raise DivergedError(
+        f"the loss is not finite at step {step + 1} (learning rate {lr:.3g}). The batch is saved in {folder}. "
+        "Try a lower fit.lr, fit.clip_norm: 1.0, or precision fp32."
+    )
+
+
+@contextmanager
+def _signals() -> Iterator[Any]:
+    """Notes SIGTERM and SIGUSR1 (a cluster's notice) instead of dying at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+
+    try:
+        previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    except ValueError:  # not in the main thread: signals stay with whoever handles them
+        previous = {}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,174 @@
+"""Batches as a pure function of (seed, step): the same for any number of workers or devices, and after a resume."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from appssl.contracts import Batch, Examples, PreparedData, Views
+from appssl.errors import DataError
+from appssl.ops.random import permutation, rng_for
+
+
+@dataclass
+class ViewExamples:
+    """Augmented views of rows (N,) int64 of prepared data, for pretraining: {index, views}."""
+
+    data: PreparedData
+    rows: np.ndarray
+    views: Views
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: np.ndarray, *, seed: int, epoch: int) -> Batch:
+        rows = self.rows[indices]
+        made = [self.views.views(self.data.read(int(row)), rng_for(seed, epoch, int(row))) for row in rows]
+        return {"index": torch.from_numpy(rows), "views": [torch.stack(view) for view in zip(*made, strict=True)]}
+
+
+class LabelledExamples:
+    """Lightly augmented labelled rows, for training with labels: {index, input, target, weight}.
+
+    Args:
+        rows: (N,) int64. targets: (N,) int64 class numbers. weights: (N,) float32.
+    """
+
+    def __init__(
+        self, data: PreparedData, rows: np.ndarray, views: Views, *, targets: np.ndarray, weights: np.ndarray
+    ) -> None:
+        self.data, self.rows, self.views, self.targets, self.weights = data, rows, views, targets, weights
+        counts = np.bincount(targets, weights=weights, minlength=len(data.meta.classes))
+        self.facts: Mapping[str, Any] = {"class_counts": counts.tolist()}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: np.ndarray, *, seed: int, epoch: int) -> Batch:
+        rows = self.rows[indices]
+        made = [self.views.augment(self.data.read(int(row)), rng_for(seed, epoch, int(row))) for row in rows]
+        return {
+            "index": torch.from_numpy(rows),
+            "input": torch.stack(made),
+            "target": torch.from_numpy(self.targets[indices]),
+            "weight": torch.from_numpy(self.weights[indices]),
+        }
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which examples an optimizer step sees. The last incomplete batch of an epoch is dropped.
+
+    Args:
+        batch_size: over all devices. rank, world_size: this process and how many there are. accumulate: micro-batches.
+    """
+
+    num_examples: int
+    batch_size: int
+    seed: int
+    accumulate: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_examples < self.batch_size:
+            raise DataError(
+                f"fit.batch_size is {self.batch_size}, but there are only {self.num_examples} training examples. "
+                f"Set fit.batch_size to at most {self.num_examples}, or give more data."
+            )
+        if self.batch_size % (self.world_size * self.accumulate):
+            raise DataError(
+                f"fit.batch_size {self.batch_size} does not divide into {self.world_size} device(s) times "
+                f"fit.accumulate {self.accumulate} micro-batches."
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_examples // self.batch_size
+
+    def epoch(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def indices(self, step: int, micro: int) -> np.ndarray:
+        """Examples of micro-batch `micro` of step `step` (from 0) on this process, (B / world / accumulate,) int64."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        whole = permutation(self.seed, epoch, self.num_examples)[
+            within * self.batch_size : (within + 1) * self.batch_size
+        ]
+        parts = whole.reshape(self.world_size, self.accumulate, -1)
+        return parts[self.rank, micro]
+
+
+class _Steps(Dataset[Batch]):
+    """Micro-batches numbered over the whole training."""
+
+    def __init__(self, examples: Examples, order: Order) -> None:
+        self.examples, self.order = examples, order
+
+    def __getitem__(self, number: int) -> Batch:
+        step, micro = divmod(number, self.order.accumulate)
+        return make_batch(self.examples, self.order, step, micro)
+
+
+def make_batch(examples: Examples, order: Order, step: int, micro: int) -> Batch:
+    return examples.batch(order.indices(step, micro), seed=order.seed, epoch=order.epoch(step))
+
+
+def batches(examples: Examples, order: Order, *, start: int, stop: int, workers: int, pin: bool) -> Iterator[Batch]:
+    """Micro-batches of the steps start..stop-1, in order, made by `workers` processes (0: by this one)."""
+    loader: DataLoader[Batch] = DataLoader(
+        _Steps(examples, order),
+        batch_size=None,
+        sampler=range(start * order.accumulate, stop * order.accumulate),
+        num_workers=workers,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]  # with batch_size=None it gets what the dataset gives
+        pin_memory=pin,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if workers else None,
+    )
+    return iter(loader)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def embed(
+    model: nn.Module,
+    data: PreparedData,
+    rows: np.ndarray,
+    views: Views,
+    *,
+    batch_size: int = 256,
+    threads: int = 2,
+    accelerator: str = "auto",
+) -> np.ndarray:
+    """Output (N, F) float32 of a network for the plain views of rows (N,) int64; evaluation mode, no gradient."""
+    torch.set_num_threads(threads)
+    device = device_of(accelerator)
+    model = model.to(device).eval()
+    parts: list[Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), batch_size):
+            inputs = [views.plain(data.read(int(row))) for row in rows[start : start + batch_size]]
+            parts.append(model(torch.stack(inputs).to(device)).float().cpu())
+    if not parts:
+        raise DataError("there are no rows to embed.")
+    return torch.cat(parts).numpy()
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means here."""
+    cuda = accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+    if accelerator in ("cuda", "gpu") and not cuda:
+        raise DataError("--accelerator cuda: no CUDA device is visible here; 'appssl doctor' says what there is.")
+    return torch.device("cuda" if cuda else "cpu")

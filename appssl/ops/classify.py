@@ -1,0 +1,46 @@
+"""What classifiers share: the exported network, and the weighted loss."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Classifier(nn.Module):
+    """Backbone and head: (B, *input_shape) -> (B, K) logits."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.backbone(inputs))
+
+
+def class_weights(facts: Mapping[str, Any], how: Literal["none", "balanced"], num_classes: int) -> Tensor:
+    """Weights (K,) of classes, mean 1 over samples: all 1, or inverse to the class's count; 0 for an absent class."""
+    if how == "none":
+        return torch.ones(num_classes)
+    counts = torch.tensor(_counts(facts), dtype=torch.float64)
+    present = counts > 0
+    inverse = torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1e-12)), 0.0)
+    return inverse.float()
+
+
+def _counts(facts: Mapping[str, Any]) -> Sequence[float]:
+    return facts["class_counts"]
+
+
+def weighted_cross_entropy(
+    logits: Tensor, target: Tensor, *, sample_weight: Tensor, class_weight: Tensor, smoothing: float
+) -> Tensor:
+    """Scalar sum(w_i CE_i) / B, w = sample weight times class weight; the mean for weights 1.
+
+    Args:
+        logits: (B, K). target: (B,) int64. sample_weight: (B,). class_weight: (K,). smoothing: label smoothing.
+    """
+    losses = functional.cross_entropy(logits.float(), target, reduction="none", label_smoothing=smoothing)
+    return (losses * sample_weight * class_weight[target]).mean()

@@ -1,0 +1,154 @@
+"""Runs a plan with Snakemake, and says how it ended."""
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from appssl import bundle, outcome
+from appssl.artifact import write_bytes, write_json
+from appssl.errors import AppsslError, LeftOutError, SettingsError
+from appssl.progress import Progress
+from appssl.settings import nearest
+from appssl.tracking import Uploader, store_uri
+
+
+def run(plan: dict[str, Any], *, results: Path, profile: str, cores: int | None, dry_run: bool, as_json: bool) -> None:
+    """Does every job of the plan that is not done.
+
+    Raises:
+        AppsslError: of the kind of the first stage that failed.
+        LeftOutError: if all is done, but some inputs could not be read.
+    """
+    folder = profile_folder(profile)
+    with only_run(results):
+        hidden = results / ".appssl"
+        write_json(hidden / "plan.json", plan)
+        config = {"plan": str(hidden / "plan.json"), "pathvars": {"results": plan["results"]}}
+        write_bytes(hidden / "config.yaml", yaml.safe_dump(config).encode())
+        command = snakemake_command(hidden / "config.yaml", folder, cores)
+        if dry_run:
+            raise_for(
+                subprocess.run([*command, "--dry-run", "--quiet", "host"], env=environment(), check=False).returncode,
+                plan,
+            )
+            return
+        uri = store_uri(Path.cwd())
+        log = hidden / "snakemake.log"
+        with Uploader(Path(plan["results"]), uri, Path.cwd()), Progress(plan), log.open("wb") as file:
+            code = _wait(
+                subprocess.Popen(command, env=environment(), stdout=file, stderr=file, preexec_fn=_die_with_parent)
+            )
+        finish(plan, results, code, log, as_json=as_json)
+
+
+def snakemake_command(config: Path, profile: Path, cores: int | None) -> list[str]:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(bundle.snakefile()), "--directory", "."]
+    command += ["--configfile", str(config), "--workflow-profile", str(profile)]
+    command += ["--rerun-incomplete", "--nolock", "--keep-going"]  # the lock is ours: it does not survive its process
+    return [*command, "--cores", str(cores or len(os.sched_getaffinity(0)))]
+
+
+def profile_folder(profile: str) -> Path:
+    """Folder of a profile; unlike Snakemake itself, an unknown one is an error."""
+    if profile in bundle.profiles():
+        return bundle.profile(profile)
+    if (Path(profile) / "config.yaml").is_file() or any(Path(profile).glob("config.v*.yaml")):
+        return Path(profile)
+    raise SettingsError(
+        f"--profile {profile}: no such profile.{nearest(profile, bundle.profiles())} Or give a profile folder."
+    )
+
+
+def environment() -> dict[str, str]:
+    """Jobs find this installation's `appssl` first."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+@contextmanager
+def only_run(results: Path) -> Iterator[None]:
+    """One `appssl run` per results folder; the lock is freed by the kernel when the process ends, however it ends."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        handle = os.open(results / ".run", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise AppsslError(f"{results}: cannot be written: {error.strerror}. Choose another --out.") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.read(handle, 20).decode().strip()
+        os.close(handle)
+        raise AppsslError(
+            f"{results}: another 'appssl run' (process {pid}) works here. Wait for it, or give another --out."
+        ) from None
+    try:
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def _die_with_parent() -> None:
+    """Linux: the workflow ends when this process is killed, however it is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    def stop(number: int, frame: Any) -> None:
+        process.send_signal(signal.SIGINT)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def finish(plan: Mapping[str, Any], results: Path, code: int, log: Path, *, as_json: bool) -> None:
+    """Prints the table of results and raises what the exit code should say."""
+    from appssl.reports.index import write_index
+
+    rows = outcome.rows(plan)
+    index = write_index(Path(plan["results"]))
+    if as_json:
+        print(json.dumps({"runs": rows, "index": str(index), "left_out": outcome.failed_inputs(plan)}, indent=1))
+    else:
+        print(outcome.table(rows))
+        print(f"\nreports: {index}\nMLflow:  appssl ui --out {results}")
+    if code != 0:
+        raise_for(code, plan, log)
+    failed = outcome.failed_inputs(plan)
+    if failed:
+        shown = "\n  ".join(failed[:20])
+        more = f"\n  and {len(failed) - 20} more, see quarantine.parquet" if len(failed) > 20 else ""
+        raise LeftOutError(f"done, but {len(failed)} input(s) could not be read:\n  {shown}{more}")
+
+
+def raise_for(code: int, plan: Mapping[str, Any], log: Path | None = None) -> None:
+    """Turns the workflow's failure into the error of the stage that failed."""
+    if code == 0:
+        return
+    failures = outcome.failures(plan)
+    if not failures:
+        where = f" {log} has the details." if log else ""
+        raise AppsslError(f"the workflow stopped (exit {code}).{where} The same command goes on from here.")
+    lines = [f"{f['folder']}: {f['message']}" for f in failures]
+    error = AppsslError("\n".join(lines))
+    error.exit_code = failures[0]["exit_code"]
+    raise error

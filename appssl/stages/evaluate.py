@@ -1,0 +1,231 @@
+"""Stage evaluate: metrics on the test part with intervals, predictions of every sample, paired comparisons."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from appssl import registry
+from appssl.artifact import Artifact, ArtifactWriter
+from appssl.contracts import Metric, PreparedData, Ranked, Scored
+from appssl.engine.loading import embed
+from appssl.errors import ArtifactError, DataError
+from appssl.ops.bootstrap import bootstrap_means
+from appssl.plan import StageConfig
+from appssl.stages.frame import run_stage
+from appssl.stages.models import load_encoder, load_model, open_data
+from appssl.stages.rows import class_numbers, evaluation_table
+from appssl.tracking import Journal
+
+_MAX_TRAIN_FEATURES = 20_000  # rows of the training part that neighbors are searched in
+_MAX_MAP_POINTS = 2_000
+
+
+def evaluate(
+    config: StageConfig,
+    data_dir: Path,
+    out: Path,
+    *,
+    encoder_dir: Path | None = None,
+    model_dir: Path | None = None,
+    compare: Mapping[str, Path] | None = None,
+    accelerator: str = "auto",
+) -> Artifact:
+    """Measures a model, or an encoder alone by its neighbors.
+
+    Args:
+        compare: recipe name -> its evaluation artifact, compared sample by sample.
+        out: gets `metrics.json` {evaluator: {metric: {value, low, high, num_groups}}}, `predictions.parquet`,
+            `comparison.json` and, for classification, `map.parquet`.
+    """
+    inputs = {"data": Artifact.open(data_dir, "data")}
+    if encoder_dir:
+        inputs["encoder"] = Artifact.open(encoder_dir, "encoder")
+    if model_dir:
+        inputs["model"] = Artifact.open(model_dir, "model")
+    others = {name: Artifact.open(folder, "evaluation") for name, folder in (compare or {}).items()}
+    inputs |= {f"compare:{name}": artifact for name, artifact in others.items()}
+
+    def work(writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+        torch.set_num_threads(config.settings.threads)
+        data = open_data(inputs["data"])
+        measure = _ranking if data.meta.task == "ranking" else _classification
+        metrics, comparison = measure(config, data, inputs, others, writer, accelerator)
+        writer.json("metrics.json", {name: {k: vars(m) for k, m in found.items()} for name, found in metrics.items()})
+        writer.json("comparison.json", comparison)
+        journal.metrics(1, _flat(metrics))
+        return {"num_evaluators": len(metrics)}
+
+    names = ", ".join(evaluator.name for evaluator in config.settings.evaluators)
+    return run_stage(config, out, inputs, work, method=names)
+
+
+def _flat(metrics: dict[str, dict[str, Metric]]) -> dict[str, float]:
+    flat = {}
+    for name, found in metrics.items():
+        for key, metric in found.items():
+            flat[f"eval/{name}/{key}"] = metric.value
+            if metric.low is not None and metric.high is not None:
+                flat[f"eval_low/{name}/{key}"], flat[f"eval_high/{name}/{key}"] = metric.low, metric.high
+    return flat
+
+
+def _classification(
+    config: StageConfig,
+    data: PreparedData,
+    inputs: dict[str, Artifact],
+    others: dict[str, Artifact],
+    writer: ArtifactWriter,
+    accelerator: str,
+) -> tuple[dict[str, dict[str, Metric]], list[dict[str, Any]]]:
+    settings = config.settings
+    scored = _score(data, inputs, settings.threads, accelerator)
+    metrics = {}
+    for evaluator in settings.evaluators:
+        built = registry.build("evaluators", evaluator)
+        metrics[evaluator.name] = built.evaluate(scored, num_bootstrap=settings.num_bootstrap, seed=config.seed)
+    if scored.probabilities is not None:
+        writer.table("predictions.parquet", _predictions(scored))
+    if scored.features is not None:
+        writer.table("map.parquet", _map(scored))
+    comparison = [
+        {"against": name, "metric": key, **vars(metric)}
+        for name, other in others.items()
+        for key, metric in _paired(scored, other, settings.num_bootstrap, config.seed).items()
+    ]
+    return metrics, comparison
+
+
+def _score(data: PreparedData, inputs: dict[str, Artifact], threads: int, accelerator: str) -> Scored:
+    table = evaluation_table(data)
+    rows = table["index"].to_numpy().astype(np.int64)
+    probabilities = features = train_features = train_target = None
+    model = None
+    if "model" in inputs:
+        model, views, _ = load_model(inputs["model"])
+        logits = embed(model, data, rows, views, threads=threads, accelerator=accelerator).astype(np.float64)
+        exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = exponent / exponent.sum(axis=1, keepdims=True)
+    if "encoder" in inputs:
+        encoder, views, _ = load_encoder(inputs["encoder"])
+    else:
+        assert model is not None
+        encoder = model.backbone
+    features = embed(encoder, data, rows, views, threads=threads, accelerator=accelerator)
+    train = data.samples.filter((pl.col("split") == "train") & pl.col("label").is_not_null())
+    if len(train) > _MAX_TRAIN_FEATURES:
+        train = train.gather_every(-(-len(train) // _MAX_TRAIN_FEATURES))
+    if not train.is_empty():
+        train_rows = train["index"].to_numpy().astype(np.int64)
+        train_features = embed(encoder, data, train_rows, views, threads=threads, accelerator=accelerator)
+        train_target = class_numbers(train["label"], data.meta.classes)
+    return Scored(
+        ids=table["id"].to_numpy(),
+        groups=table["group"].to_numpy(),
+        target=class_numbers(table["target_label"], data.meta.classes),
+        classes=data.meta.classes,
+        probabilities=probabilities,
+        features=features,
+        train_features=train_features,
+        train_target=train_target,
+        columns=table,
+    )
+
+
+def _predictions(scored: Scored) -> pl.DataFrame:
+    assert scored.probabilities is not None
+    names = np.array(scored.classes)
+    chosen = scored.probabilities.argmax(axis=1)
+    return pl.DataFrame(
+        {
+            "id": scored.ids.astype(str),
+            "group": scored.groups.astype(str),
+            "target": names[scored.target],
+            "prediction": names[chosen],
+            "confidence": scored.probabilities.max(axis=1),
+            "probabilities": pl.Series(scored.probabilities, dtype=pl.Array(pl.Float64, len(names))),
+        }
+    )
+
+
+def _map(scored: Scored) -> pl.DataFrame:
+    """First two principal components of the test features, at most a fixed number of points."""
+    assert scored.features is not None
+    step = -(-len(scored.ids) // _MAX_MAP_POINTS)
+    chosen = scored.features[::step].astype(np.float64)
+    centered = chosen - chosen.mean(axis=0)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
+    axes = (
+        axes[:2] * np.sign(axes[:2, np.abs(axes[:2]).argmax(axis=1)].diagonal())[:, None]
+    )  # a sign of its own choosing
+    points = np.zeros((len(chosen), 2))
+    points[:, : len(axes)] = centered @ axes.T
+    labels = np.array(scored.classes)[scored.target[::step]]
+    return pl.DataFrame({"id": scored.ids[::step].astype(str), "x": points[:, 0], "y": points[:, 1], "label": labels})
+
+
+def _paired(scored: Scored, other: Artifact, num_bootstrap: int, seed: int) -> dict[str, Metric]:
+    from appssl.evaluators.classification import paired
+
+    if scored.probabilities is None or not other.has("predictions.parquet"):
+        raise ArtifactError(f"{other.folder}: a comparison needs a fine-tuned model on both sides.")
+    table = other.table("predictions.parquet")
+    known = pl.DataFrame({"id": scored.ids.astype(str), "row": np.arange(len(scored.ids))})
+    joined = known.join(table, on="id", how="left", maintain_order="left")
+    if len(table) != len(known) or joined["prediction"].null_count():
+        raise DataError(f"{other.folder}: was measured on other samples; compare recipes over the same data and split.")
+    theirs = Scored(
+        ids=scored.ids,
+        groups=scored.groups,
+        target=scored.target,
+        classes=scored.classes,
+        probabilities=joined["probabilities"].to_numpy(),
+    )
+    return paired(scored, theirs, num_bootstrap=num_bootstrap, seed=seed)
+
+
+def _ranking(
+    config: StageConfig,
+    data: PreparedData,
+    inputs: dict[str, Artifact],
+    others: dict[str, Artifact],
+    writer: ArtifactWriter,
+    accelerator: str,
+) -> tuple[dict[str, dict[str, Metric]], list[dict[str, Any]]]:
+    settings = config.settings
+    if "model" not in inputs:
+        raise DataError("ranking needs a finetune block: there is no model that scores items.")
+    model, _, _ = load_model(inputs["model"])
+    with torch.no_grad():
+        result = Ranked(data=data, scores=lambda users: model.score_users(torch.as_tensor(users)))
+        metrics = {}
+        comparison: list[dict[str, Any]] = []
+        for evaluator in settings.evaluators:
+            built = registry.build("evaluators", evaluator)
+            metrics[evaluator.name] = built.evaluate(result, num_bootstrap=settings.num_bootstrap, seed=config.seed)
+            table = built.per_user(result)
+            writer.table("predictions.parquet", table)
+            for name, other in others.items():
+                found = _paired_users(table, other, settings.num_bootstrap, config.seed)
+                comparison += [{"against": name, "metric": key, **vars(metric)} for key, metric in found.items()]
+    return metrics, comparison
+
+
+def _paired_users(table: pl.DataFrame, other: Artifact, num_bootstrap: int, seed: int) -> dict[str, Metric]:
+    """Difference (ours - theirs) of every per-user metric, over users that both measured."""
+    theirs = other.table("predictions.parquet")
+    joined = table.join(theirs, on="user", how="inner", suffix="_theirs").sort("user")
+    if len(joined) != len(table) or len(joined) != len(theirs):
+        raise DataError(f"{other.folder}: was measured on other users; compare recipes over the same data and split.")
+    differences = {
+        column: (joined[column] - joined[f"{column}_theirs"]).cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        for column in table.columns
+        if "@" in column
+    }
+    found = bootstrap_means(differences, joined["user"].cast(pl.String).to_numpy(), num=num_bootstrap, seed=seed)
+    return {
+        name: Metric(*interval, len(joined)) for name, interval in found.items() if interval.value == interval.value
+    }

@@ -1,0 +1,136 @@
+"""Stage finetune: a model for the task, from an encoder (or from scratch) and labels."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from appssl import registry
+from appssl.artifact import Artifact, ArtifactWriter
+from appssl.contracts import Context, Examples, PreparedData, Views
+from appssl.engine.fit import fit
+from appssl.engine.loading import LabelledExamples
+from appssl.errors import DataError
+from appssl.plan import StageConfig
+from appssl.stages.frame import run_stage
+from appssl.stages.models import describe, load_encoder, open_data, save_model
+from appssl.stages.rows import class_numbers, take_fraction
+from appssl.tracking import Journal
+
+
+def finetune(
+    config: StageConfig,
+    data_dir: Path,
+    out: Path,
+    *,
+    encoder_dir: Path | None = None,
+    labels_dir: Path | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+    workers: int = 0,
+) -> Artifact:
+    """Trains the model of a recipe.
+
+    Args:
+        data_dir: a data artifact. encoder_dir: an encoder artifact; without it the backbone of the settings is trained
+            from scratch. labels_dir: a labels artifact, needed when `labels` is pseudo. out: gets `model.safetensors`
+            and `model.json`.
+    """
+    settings = config.settings
+    inputs = {"data": Artifact.open(data_dir, "data")}
+    if encoder_dir:
+        inputs["encoder"] = Artifact.open(encoder_dir, "encoder")
+    if labels_dir:
+        inputs["labels"] = Artifact.open(labels_dir, "labels")
+
+    def work(writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+        data = open_data(inputs["data"])
+        torch.manual_seed(config.seed)
+        backbone, views, about = _backbone(settings, inputs, data)
+        module = registry.load("finetuners", settings.finetuner.name)
+        if hasattr(module, "examples"):
+            examples: Examples = module.examples(settings.finetuner, data, config.seed)
+        else:
+            examples = _labelled(config, data, views, inputs.get("labels"))
+        context = Context(
+            meta=data.meta,
+            backbone=backbone,
+            input_shape=views.input_shape,
+            num_samples=len(examples),
+            facts=examples.facts,
+        )
+        learner = module.build(settings.finetuner, context)
+        result = fit(
+            learner,
+            examples,
+            settings.fit,
+            state_dir=out / "state",
+            journal=journal,
+            seed=config.seed,
+            accelerator=accelerator,
+            devices=devices,
+            workers=workers,
+        )
+        save_model(writer, learner, about=about, finetuner=settings.finetuner, context=context)
+        if data.meta.task == "ranking":
+            _save_catalog(writer, data)
+        journal.model("model.json")
+        return {
+            "num_examples": len(examples),
+            "num_steps": result.num_steps,
+            "samples_per_second": result.samples_per_second,
+            "data_wait_share": result.data_wait_share,
+        }
+
+    return run_stage(config, out, inputs, work, method=settings.finetuner.name)
+
+
+def _save_catalog(writer: ArtifactWriter, data: PreparedData) -> None:
+    """Ids of users and items, and what each user has seen: needed to recommend without the data."""
+    users, items, _ = data.interactions("train")  # type: ignore[attr-defined]
+    writer.table("users.parquet", data.users.select("number", "id"))  # type: ignore[attr-defined]
+    writer.table("items.parquet", data.samples.select(number="index", id="id"))
+    writer.table("seen.parquet", pl.DataFrame({"user": users, "item": items}).unique().sort("user", "item"))
+
+
+def _backbone(
+    settings: Any, inputs: dict[str, Artifact], data: PreparedData
+) -> tuple[torch.nn.Module, Views, dict[str, Any]]:
+    if "encoder" in inputs:
+        return load_encoder(inputs["encoder"])
+    views = registry.build("views", settings.views, data.meta)
+    backbone = registry.build("backbones", settings.backbone, views.input_shape, data.meta)
+    about = describe(
+        meta=data.meta,
+        backbone=settings.backbone,
+        views=settings.views,
+        input_shape=views.input_shape,
+        source=inputs["data"].json("source.json"),
+    )
+    return backbone, views, about
+
+
+def _labelled(config: StageConfig, data: PreparedData, views: Views, labels: Artifact | None) -> LabelledExamples:
+    """Training samples with given or pseudo labels; the fraction is drawn from the given labels."""
+    settings = config.settings
+    train = data.samples.filter(pl.col("split") == "train").with_columns(weight=pl.lit(1.0, pl.Float32))
+    given = take_fraction(train.filter(pl.col("label").is_not_null()), settings.label_fraction, config.seed)
+    chosen = given
+    if settings.labels == "pseudo":
+        if labels is None:
+            raise DataError("finetune.labels is pseudo, but no labels were given (--labels).")
+        made = labels.table("labels.parquet").filter((pl.col("weight") > 0) & pl.col("label").is_not_null())
+        usable = train.filter(pl.col("label").is_null() | pl.col("id").is_in(given["id"].implode()))
+        chosen = (
+            usable.drop("label", "weight")
+            .join(made.select("id", "label", "weight"), on="id", how="inner")
+            .sort("index")
+        )
+    if chosen.is_empty():
+        raise DataError("no labelled training samples to fine-tune on. Give labels, or loosen the labeler's threshold.")
+    target = class_numbers(chosen["label"], data.meta.classes)
+    weights = chosen["weight"].to_numpy().astype(np.float32)
+    rows = chosen["index"].to_numpy().astype(np.int64)
+    return LabelledExamples(data, rows, views, targets=target, weights=weights)

@@ -1,0 +1,146 @@
+"""A finished model or encoder applied to new data: the new table is prepared as the training data was."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from appssl import registry
+from appssl.artifact import Artifact, ArtifactWriter, written_aside
+from appssl.contracts import PreparedData, Quarantined
+from appssl.engine.loading import embed
+from appssl.errors import ArtifactError, DataError
+from appssl.stages.models import load_encoder, load_model, method
+from appssl.stages.recommend import recommend
+
+FORMATS = (".parquet", ".csv")
+
+
+class ArrayModel:
+    """An exported model that maps arrays to arrays; what the model registry serves."""
+
+    def __init__(self, folder: Path) -> None:
+        self._artifact = Artifact.open(folder, "model")
+        self._model, _, self.about = load_model(self._artifact)
+
+    def predict_array(self, array: np.ndarray) -> np.ndarray:
+        """(B, *input_shape) inputs, as the plain view gives them, to (B, K) probabilities float32.
+
+        For ranking, (B,) user numbers to (B, items) scores.
+        """
+        with torch.no_grad():
+            if self.about["meta"]["task"] == "ranking":
+                return self._model.score_users(torch.as_tensor(array)).numpy()
+            return torch.softmax(self._model(torch.as_tensor(array)).float(), dim=1).numpy()
+
+
+def load_array_model(folder: Path) -> ArrayModel:
+    return ArrayModel(folder)
+
+
+def predict(
+    model_dir: Path, table: Path, out: Path, *, top_k: int = 20, accelerator: str = "auto"
+) -> list[Quarantined]:
+    """Writes predictions for a new table: id, group, prediction, confidence and a probability per class; for ranking
+    the best `top_k` items of every user.
+
+    Returns:
+        What could not be used of the table, with reasons.
+    """
+    _writable(out)
+    artifact = Artifact.open(_folder(model_dir, "finetune"), "model")
+    model, views, about = load_model(artifact)
+    if about["meta"]["task"] == "ranking":
+        frame, left = recommend(artifact, model, table, top_k)
+        _write(frame, out)
+        return left
+    with prepared(about["source"], table, str(artifact.folder / "model.json")) as (data, left):
+        rows = np.arange(len(data.samples))
+        logits = torch.as_tensor(embed(model, data, rows, views, accelerator=accelerator))
+        probabilities = torch.softmax(logits, dim=1).numpy()
+        classes = about["meta"]["classes"]
+        frame = data.samples.drop("label", "true_label", "split", "index").with_columns(
+            prediction=pl.Series(np.array(classes)[probabilities.argmax(axis=1)]),
+            confidence=pl.Series(probabilities.max(axis=1)),
+            **{f"p_{name}": pl.Series(probabilities[:, k]) for k, name in enumerate(classes)},
+        )
+        _write(frame, out)
+        return left
+
+
+def embed_table(model_dir: Path, table: Path, out: Path, *, accelerator: str = "auto") -> list[Quarantined]:
+    """Writes encoder features for a new table: id, group, and `embedding` (F,) float32 (Parquet) or f0.. (CSV)."""
+    _writable(out)
+    folder = _folder(model_dir, "pretrain")
+    if Artifact.open(folder, check=False).kind == "encoder":
+        encoder, views, about = load_encoder(Artifact.open(folder, "encoder"))
+    else:
+        model, views, about = load_model(Artifact.open(folder, "model"))
+        encoder = model.backbone
+    with prepared(about["source"], table, str(folder)) as (data, left):
+        features = embed(encoder, data, np.arange(len(data.samples)), views, accelerator=accelerator)
+        frame = data.samples.drop("label", "true_label", "split", "index")
+        if out.suffix == ".parquet":
+            frame = frame.with_columns(embedding=pl.Series(features, dtype=pl.Array(pl.Float32, features.shape[1])))
+        else:
+            frame = frame.with_columns(**{f"f{k}": pl.Series(features[:, k]) for k in range(features.shape[1])})
+        _write(frame, out)
+        return left
+
+
+@contextmanager
+def prepared(source: dict[str, Any], table: Path, file: str) -> Iterator[tuple[PreparedData, list[Quarantined]]]:
+    """A new table, prepared with the settings of the training data, without labels or splits.
+
+    Raises:
+        DataError: if nothing of the table can be used.
+    """
+    if not table.exists():
+        raise DataError(f"{table}: no such table.")
+    module = registry.load("sources", source["name"])
+    config = module.for_new_data(method("sources", source, file=file), table.name)
+    built = module.build(config)
+    root = table.resolve().parent
+    with tempfile.TemporaryDirectory(prefix="appssl-") as folder:
+        shard = ArtifactWriter(Path(folder) / "shard", "shard", settings_digest="", inputs={})
+        built.prepare(root, 0, 1, shard)
+        merged = ArtifactWriter(Path(folder) / "data", "data", settings_digest="", inputs={})
+        built.merge(root, [shard.finish()], merged)
+        data = built.open(merged.finish())
+        if data.samples.is_empty():
+            raise DataError(f"{table}: nothing in it can be used: {_reasons(merged.quarantine)}.")
+        yield data, [q for q in merged.quarantine if q.outcome == "failed"]
+
+
+def _reasons(quarantine: list[Quarantined]) -> str:
+    return "; ".join(f"{q.item}: {q.reason}" for q in quarantine[:10])
+
+
+def _folder(result: Path, stage: str) -> Path:
+    """A stage folder, given itself or its run."""
+    if (result / "manifest.json").is_file():
+        return result
+    for name in dict.fromkeys((stage, "finetune", "pretrain")):
+        if (result / name / "manifest.json").is_file():
+            return result / name
+    raise ArtifactError(
+        f"{result}: no finished model here. Give a folder such as results/wsi/demo/s0 or its finetune stage."
+    )
+
+
+def _writable(out: Path) -> None:
+    if out.suffix not in FORMATS:
+        raise DataError(f"--out {out}: give a file name that ends in {' or '.join(FORMATS)}.")
+
+
+def _write(frame: pl.DataFrame, out: Path) -> None:
+    with written_aside(out) as file:
+        if out.suffix == ".parquet":
+            frame.write_parquet(file)
+        else:
+            frame.write_csv(file)

@@ -1,0 +1,74 @@
+"""Stage pretrain: an encoder from the training part of the data, without labels."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from appssl import registry
+from appssl.artifact import Artifact, ArtifactWriter
+from appssl.contracts import Context
+from appssl.engine.fit import fit
+from appssl.engine.loading import ViewExamples
+from appssl.errors import DataError
+from appssl.plan import StageConfig
+from appssl.stages.frame import run_stage
+from appssl.stages.models import describe, open_data, save_state
+from appssl.stages.rows import training_rows
+from appssl.tracking import Journal
+
+
+def pretrain(
+    config: StageConfig, data_dir: Path, out: Path, *, accelerator: str = "auto", devices: int = 1, workers: int = 0
+) -> Artifact:
+    """Trains the encoder of a recipe.
+
+    Args:
+        data_dir: a data artifact. out: gets `encoder.safetensors` and `encoder.json`.
+    """
+    settings = config.settings
+    data_artifact = Artifact.open(data_dir, "data")
+
+    def work(writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+        data = open_data(data_artifact)
+        rows = training_rows(data)
+        if len(rows) == 0:
+            raise DataError(f"{data_dir}: no training samples to pretrain on.")
+        torch.manual_seed(config.seed)
+        views = registry.build("views", settings.views, data.meta)
+        backbone = registry.build("backbones", settings.backbone, views.input_shape, data.meta)
+        context = Context(
+            meta=data.meta,
+            backbone=backbone,
+            input_shape=views.input_shape,
+            num_samples=len(rows),
+            num_views=views.num_views,
+        )
+        learner = registry.build("learners", settings.learner, context)
+        result = fit(
+            learner,
+            ViewExamples(data, rows, views),
+            settings.fit,
+            state_dir=out / "state",
+            journal=journal,
+            seed=config.seed,
+            accelerator=accelerator,
+            devices=devices,
+            workers=workers,
+        )
+        about = describe(
+            meta=data.meta,
+            backbone=settings.backbone,
+            views=settings.views,
+            input_shape=views.input_shape,
+            source=data_artifact.json("source.json"),
+        )
+        writer.json("encoder.json", about)
+        save_state(writer, "encoder.safetensors", learner.export().state_dict())
+        return {
+            "num_steps": result.num_steps,
+            "samples_per_second": result.samples_per_second,
+            "data_wait_share": result.data_wait_share,
+        }
+
+    return run_stage(config, out, {"data": data_artifact}, work, method=settings.learner.name)

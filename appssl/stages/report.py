@@ -1,0 +1,28 @@
+"""Stage report: one self-contained page for a run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from appssl.artifact import Artifact, ArtifactWriter
+from appssl.plan import StageConfig
+from appssl.reports.page import write_page
+from appssl.stages.frame import KINDS, run_stage
+from appssl.tracking import Journal
+
+
+def report(config: StageConfig, data_dir: Path, stage_dirs: Mapping[str, Path], out: Path) -> Artifact:
+    """Writes `report.html` from the finished stages of a run, and `times.html` beside it.
+
+    Args:
+        stage_dirs: stage name -> folder, of the same run as `out`.
+    """
+    inputs = {"data": Artifact.open(data_dir, "data")}
+    inputs |= {stage: Artifact.open(folder, KINDS[stage]) for stage, folder in stage_dirs.items()}
+
+    def work(writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+        write_page(out.parent, data_dir, writer, max_quarantine_rows=config.settings.max_quarantine_rows)
+        journal.figure(out / "report.html")
+        return {}
+
+    return run_stage(config, out, inputs, work, method="page")

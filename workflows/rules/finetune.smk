@@ -1,0 +1,20 @@
+rule finetune:
+    input:
+        upstream=upstream("finetune"),
+        config="<results>/{domain}/{recipe}/s{seed}/finetune/config.yaml",
+    output:
+        manifest="<results>/{domain}/{recipe}/s{seed}/finetune/manifest.json",
+    log:
+        "<results>/logs/{domain}/{recipe}/s{seed}/finetune.log",
+    conda:
+        "../envs/appssl.yaml"
+    threads: needs("finetune", "cpus")
+    resources:
+        mem_mb=needs("finetune", "mem_mb"),
+        runtime=needs("finetune", "minutes"),
+        gpu=needs("finetune", "gpus"),
+    params:
+        options=options("finetune"),
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "appssl finetune --config {input.config:q} {params.options} --out {params.out:q} 2> {log:q}"

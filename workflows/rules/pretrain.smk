@@ -1,0 +1,20 @@
+rule pretrain:
+    input:
+        upstream=upstream("pretrain"),
+        config="<results>/{domain}/{recipe}/s{seed}/pretrain/config.yaml",
+    output:
+        manifest="<results>/{domain}/{recipe}/s{seed}/pretrain/manifest.json",
+    log:
+        "<results>/logs/{domain}/{recipe}/s{seed}/pretrain.log",
+    conda:
+        "../envs/appssl.yaml"
+    threads: needs("pretrain", "cpus")
+    resources:
+        mem_mb=needs("pretrain", "mem_mb"),
+        runtime=needs("pretrain", "minutes"),
+        gpu=needs("pretrain", "gpus"),
+    params:
+        options=options("pretrain"),
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "appssl pretrain --config {input.config:q} {params.options} --out {params.out:q} 2> {log:q}"

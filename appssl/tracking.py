@@ -414,7 +414,7 @@ class _Store:
 
 
 class Uploader:
-    """Sends journals from a process of its own while the workflow runs, and once more at the end, for a bounded time."""
+    """Sends journals from a process of its own while the workflow runs, and a last time, bounded, at its end."""
 
     def __init__(self, results: Path, uri: str, project: Path) -> None:
         self._command = [sys.executable, "-m", "appssl.tracking", str(results), str(project)]

@@ -102,7 +102,8 @@ def fit(
     """Trains a learner in place; goes on from the newest checkpoint in `state_dir`.
 
     Args:
-        learner: an nn.Module that keeps contracts.Learner. config: `recipe.Fit`. state_dir: gets `checkpoints/`, and `diverged/` when the loss is not finite.
+        learner: an nn.Module that keeps contracts.Learner. config: `recipe.Fit`.
+        state_dir: gets `checkpoints/`, and `diverged/` when the loss is not finite.
         workers: processes that make batches; never changes the result.
         strategy: of Fabric: auto, ddp, fsdp. Started under torchrun or srun, every process calls this function.
     Raises:

@@ -126,6 +126,7 @@ def batches(examples: Examples, order: Order, *, start: int, stop: int, workers:
         batch_size=None,
         sampler=range(start * order.accumulate, stop * order.accumulate),
         num_workers=workers,
+        generator=torch.Generator(),  # its own: the loader draws from it, which must not move the training's numbers
         collate_fn=_as_it_is,  # type: ignore[arg-type]  # with batch_size=None it gets what the dataset gives
         pin_memory=pin,
         worker_init_fn=_one_thread,

@@ -1,0 +1,295 @@
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from appssl.contracts import Step
+from appssl.engine.fit import InterruptedTraining, fit, make_optimizer
+from appssl.errors import DataError, DivergedError, SettingsError
+from appssl.ops.random import permutation
+from appssl.recipe import Fit
+from tests.commands import REPOSITORY, environment
+from tests.engine.training import Kept, Noisy, settings, small
+
+
+def train(folder, learner=None, examples=None, seed=0, journal=None, **values):
+    learner = learner or small()
+    journal = journal or Kept()
+    result = fit(
+        learner,
+        examples or Noisy(),
+        settings(**values),
+        state_dir=folder,
+        journal=journal,
+        seed=seed,
+        accelerator="cpu",
+    )
+    return learner, result, journal
+
+
+def equal(one, two):
+    first, second = one.state_dict(), two.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_equals_a_plain_loop_written_out(tmp_path):
+    learner, _, _ = train(tmp_path, steps=6, schedule={"name": "constant"})
+    plain = small()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=1e-4)
+    examples = Noisy()
+    torch.manual_seed(0)
+    for step in range(6):
+        epoch, within = divmod(step, 4)
+        batch = examples.batch(permutation(0, epoch, 64)[16 * within : 16 * within + 16], seed=0, epoch=epoch)
+        optimizer.zero_grad()
+        plain(batch).loss.backward()
+        optimizer.step()
+        plain.after_update(None)
+    assert equal(learner, plain)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
+    one, two, other = (train(tmp_path / str(n), seed=s)[0] for n, s in enumerate((5, 5, 6)))
+    assert equal(one, two)
+    assert not equal(one, other)
+
+
+def test_workers_change_nothing(tmp_path):
+    alone = train(tmp_path / "0")[0]
+    learner = small()
+    fit(learner, Noisy(), settings(), state_dir=tmp_path / "2", journal=Kept(), seed=0, accelerator="cpu", workers=2)
+    assert equal(alone, learner)
+
+
+def test_every_epoch_sees_every_example_at_most_once(tmp_path):
+    examples = Noisy(70)
+    train(tmp_path, examples=examples, steps=8)
+    for epoch in (examples.asked[:4], examples.asked[4:]):
+        seen = list(itertools.chain(*epoch))
+        assert len(seen) == len(set(seen)) == 64
+    assert set(examples.asked[0]) != set(examples.asked[4])
+
+
+def test_epochs_become_steps(tmp_path):
+    assert train(tmp_path / "a", steps=None, epochs=2.5)[1].num_steps == 10
+    assert train(tmp_path / "b", steps=None, epochs=0.1)[1].num_steps == 1
+
+
+class Linear(nn.Module):
+    """No batch normalization: micro-batches give the gradient of the whole batch."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(6, 2)
+
+    def forward(self, batch):
+        return Step(nn.functional.cross_entropy(self.layer(batch["input"]), batch["target"]))
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
+    whole = train(tmp_path / "1", learner=Linear())[0]
+    parts = train(tmp_path / "4", learner=Linear(), accumulate=4)[0]
+    for one, two in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)  # sums in another order
+
+
+def test_clipping_bounds_the_step_of_sgd(tmp_path):
+    learner = Linear()
+    before = [p.detach().clone() for p in learner.parameters()]
+    _, _, journal = train(
+        tmp_path, learner=learner, steps=1, optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=1.0,
+        clip_norm=0.01, schedule={"name": "constant"},
+    )  # fmt: skip
+    moved = torch.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(before, learner.parameters(), strict=True)))
+    assert float(moved.detach()) == pytest.approx(0.01, rel=1e-3)
+    assert journal.rows[0][1]["train/grad_norm"] > 0.01
+
+
+def test_after_update_is_called_once_per_step_with_the_progress(tmp_path):
+    learner, _, _ = train(tmp_path, steps=6)
+    assert [p.step for p in learner.progress] == [1, 2, 3, 4, 5, 6]
+    assert [p.epoch for p in learner.progress] == [0, 0, 0, 0, 1, 1]
+
+
+def test_logged_means_are_those_of_the_interval(tmp_path):
+    _, _, each = train(tmp_path / "1", log_every=1)
+    _, _, third = train(tmp_path / "3", log_every=3)
+    losses = [row["train/loss"] for _, row in each.rows]
+    assert [step for step, _ in third.rows] == [3, 6, 9, 12]
+    for number, (_, row) in enumerate(third.rows):
+        assert row["train/loss"] == pytest.approx(np.mean(losses[3 * number : 3 * number + 3]), rel=1e-5)
+        assert "train/loss_half" in row
+        assert row["time/samples_per_second"] > 0
+        assert 0 <= row["time/data_wait_share"] <= 1
+
+
+def test_resumed_training_equals_uninterrupted_training_bit_for_bit(tmp_path):
+    whole, _, journal = train(tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    class Stopping(Noisy):
+        def batch(self, indices, *, seed, epoch):
+            if len(self.asked) == 7:
+                raise Stop
+            return super().batch(indices, seed=seed, epoch=epoch)
+
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", examples=Stopping())
+    resumed, result, rest = train(tmp_path / "cut", learner=small(seed=9))
+    assert result.resumed_from == 6
+    assert equal(whole, resumed)
+    tail = [(s, {k: v for k, v in r.items() if k.startswith("train/")}) for s, r in journal.rows[2:]]
+    assert [(s, {k: v for k, v in r.items() if k.startswith("train/")}) for s, r in rest.rows] == tail
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
+    whole, _, _ = train(tmp_path / "whole")
+    train(tmp_path / "cut")
+    newest = sorted((tmp_path / "cut" / "checkpoints").iterdir())[-1]
+    content = bytearray((newest / "model.safetensors").read_bytes())
+    content[-3] ^= 4
+    (newest / "model.safetensors").write_bytes(content)
+    resumed, result, _ = train(tmp_path / "cut", learner=small(seed=3))
+    assert result.resumed_from == 9
+    assert "damaged: model.safetensors changed. Taking the one before" in capsys.readouterr().err
+    assert equal(whole, resumed)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    train(tmp_path)
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step-0000000009", "step-0000000012"]
+
+
+def test_a_non_finite_loss_stops_and_saves_the_batch_for_replay(tmp_path):
+    bad = int(permutation(0, 0, 64)[16 * 1 + 5])  # an example of the second step
+    with pytest.raises(DivergedError, match="not finite at step 2"):
+        train(tmp_path, examples=Noisy(bad=bad))
+    saved = load_file(tmp_path / "diverged" / "batch-0-0.safetensors")
+    assert bad in saved["index"].tolist()
+    assert torch.isnan(saved["input"]).any()
+    assert json.loads((tmp_path / "diverged" / "info.json").read_text())["step"] == 2
+    assert not (tmp_path / "checkpoints").exists()  # nothing non-finite is ever saved
+
+
+def test_fewer_examples_than_a_batch_is_a_clear_error(tmp_path):
+    with pytest.raises(DataError, match=r"batch_size is 16, but there are only 10 training examples\. Set"):
+        train(tmp_path, examples=Noisy(10))
+
+
+def test_a_batch_that_does_not_divide_is_a_clear_error(tmp_path):
+    with pytest.raises(DataError, match="does not divide into 1 device"):
+        train(tmp_path, accumulate=3)
+
+
+def test_nothing_to_train_is_a_clear_error():
+    with pytest.raises(SettingsError, match="nothing to train"):
+        make_optimizer(small().requires_grad_(False), Fit())
+
+
+def test_sigterm_saves_and_the_same_call_goes_on(tmp_path):
+    whole, _, _ = train(tmp_path / "whole")
+
+    class Signalling(Noisy):
+        def batch(self, indices, *, seed, epoch):
+            if len(self.asked) == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().batch(indices, seed=seed, epoch=epoch)
+
+    with pytest.raises(InterruptedTraining, match="after step 6 of 12"):
+        train(tmp_path / "cut", examples=Signalling(), checkpoint_steps=100)
+    assert equal(whole, train(tmp_path / "cut", learner=small(seed=4))[0])
+
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+    from appssl.artifact import write_bytes
+    from appssl.engine.fit import fit
+    from safetensors.torch import save
+    from tests.engine.training import Kept, Noisy, settings, small
+    folder = Path(sys.argv[1])
+    learner = small()
+    fit(learner, Noisy(256), settings(steps=240), state_dir=folder, journal=Kept(), seed=1, accelerator="cpu")
+    write_bytes(folder / "final", save(learner.state_dict()))
+"""
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path):
+    def start(folder):
+        command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)]
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment(OMP_NUM_THREADS="1"), stderr=subprocess.DEVNULL
+        )
+
+    assert start(tmp_path / "whole").wait() == 0
+    cut = tmp_path / "cut"
+    chosen = random.Random(7)
+    kills = 0
+    for _ in range(12):
+        process = start(cut)
+        deadline = time.monotonic() + 60
+        before = len(list(cut.glob("checkpoints/step-*")))
+        while kills < 4 and process.poll() is None and time.monotonic() < deadline:
+            if len(list(cut.glob("checkpoints/step-*"))) > before or before:
+                time.sleep(chosen.uniform(0.0, 0.25))
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.01)
+        process.wait()
+        if (cut / "final").exists():
+            break
+    assert kills >= 3
+    assert (cut / "final").read_bytes() == (tmp_path / "whole" / "final").read_bytes()
+
+
+DDP = """
+    import sys
+    from pathlib import Path
+    from appssl.artifact import write_bytes
+    from appssl.engine.fit import fit
+    from safetensors.torch import save
+    from tests.engine.training import Kept, Noisy, settings
+    from tests.engine.test_fit import Linear
+    folder, learner = Path(sys.argv[1]), Linear()
+    where = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+    fit(learner, Noisy(), settings(), state_dir=folder, journal=Kept(), seed=0, **where)
+    write_bytes(folder / "final", save(learner.state_dict()))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(textwrap.dedent(DDP))
+    run = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29517",
+        str(script),
+    ]
+    done = subprocess.run(
+        [*run, str(tmp_path / "two")], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    alone = train(tmp_path / "one", learner=Linear())[0].state_dict()
+    for name, tensor in load_file(tmp_path / "two" / "final").items():
+        torch.testing.assert_close(tensor, alone[name], atol=1e-6, rtol=1e-5)  # gradients are summed in another order

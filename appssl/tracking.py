@@ -145,6 +145,11 @@ def _drop_torn_line(path: Path) -> None:
             file.truncate(content.rfind(b"\n") + 1)
 
 
+def metric_name(name: str) -> str:
+    """A metric's name as MLflow allows it: `recall@20` becomes `recall_at_20`."""
+    return re.sub(r"[^/\w.\- :]", "_", name.replace("@", "_at_"))
+
+
 def store_uri(project: Path) -> str:
     """Where runs go: MLFLOW_TRACKING_URI, or a SQLite file in the project folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.resolve() / 'mlflow.db'}"
@@ -276,7 +281,7 @@ class _Store:
     def _points(self, event: dict[str, Any]) -> list[Any]:
         from mlflow.entities import Metric
 
-        return [Metric(k, float(v), event["time_ms"], event["step"]) for k, v in event["values"].items()]
+        return [Metric(metric_name(k), float(v), event["time_ms"], event["step"]) for k, v in event["values"].items()]
 
     def _send_points(self, run_id: str, points: list[Any]) -> int:
         for first in range(0, len(points), _METRICS_PER_BATCH):
@@ -423,6 +428,7 @@ class Uploader:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Uploader":
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:  # MLflow is talkative; only warnings, on stdout, are for the user
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=sys.stderr.fileno(), stderr=log, env=self._environment

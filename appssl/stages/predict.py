@@ -103,6 +103,10 @@ def prepared(source: dict[str, Any], table: Path, file: str) -> Iterator[tuple[P
     if not table.exists():
         raise DataError(f"{table}: no such table.")
     module = registry.load("sources", source["name"])
+    if not hasattr(module, "for_new_data"):
+        raise DataError(
+            f"the source {source['name']} cannot prepare a new table for embed; use predict with a table of users."
+        )
     config = module.for_new_data(method("sources", source, file=file), table.name)
     built = module.build(config)
     root = table.resolve().parent

@@ -1,0 +1,171 @@
+"""Two-tower retrieval: users and items as vectors, trained with an in-batch softmax corrected for item frequency.
+
+    L = -1/B sum_i log( exp(s(u_i, v_i) - log q_i) / sum_j exp(s(u_i, v_j) - log q_j) ),   s = cosine / temperature
+
+q_j is the probability that item j is drawn into a batch. Source: Yi et al., Sampling-bias-corrected neural modeling for
+large corpus item recommendations, RecSys 2019, equation 5. Deviations: q is the item's share of the training events
+instead of a streaming estimate; other examples of the positive item are not counted as negatives.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from appssl.contracts import Batch, Context, PreparedData, Step
+from appssl.ops.interactions import padded_histories
+from appssl.settings import Settings
+
+_EPSILON = 1e-8
+_ITEMS_AT_ONCE = 8192
+
+
+class Config(Settings):
+    name: Literal["retrieval"] = "retrieval"
+    dim: int = Field(64, ge=1, description="width of user and item vectors")
+    temperature: float = Field(0.07, gt=0, description="divides cosine similarities")
+    history: int = Field(20, ge=0, description="latest items that describe a user; 0: the user's number only")
+    user_ids: bool = Field(True, description="an embedding per user")
+    item_ids: bool = Field(True, description="an embedding per item, added to the content; zero for cold items")
+    logq: bool = Field(True, description="correct for the frequency of items in batches")
+
+
+class Interactions:
+    """Training events as examples: {index, input: users (B,), target: items (B,)}."""
+
+    def __init__(self, config: Config, data: Any) -> None:
+        self.users, self.items, _ = data.interactions("train")
+        num_users, num_items = data.num_users, data.num_items
+        share = np.bincount(self.items, minlength=num_items) / len(self.items)
+        self.facts: Mapping[str, Any] = {
+            "num_users": num_users,
+            "num_items": num_items,
+            "tokens": torch.from_numpy(np.array(data.tokens)),
+            "log_share": torch.from_numpy(np.log(np.maximum(share, 1e-12)).astype(np.float32)),
+            "histories": torch.from_numpy(padded_histories(self.users, self.items, num_users, config.history)),
+            "known_users": torch.from_numpy(np.bincount(self.users, minlength=num_users) > 0),
+        }
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def batch(self, indices: np.ndarray, *, seed: int, epoch: int) -> Batch:
+        return {
+            "index": torch.from_numpy(indices),
+            "input": torch.from_numpy(self.users[indices]),
+            "target": torch.from_numpy(self.items[indices]),
+        }
+
+
+def examples(config: Config, data: PreparedData, seed: int) -> Interactions:
+    return Interactions(config, data)
+
+
+class Retrieval(nn.Module):
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__()
+        facts = context.facts
+        self.temperature, self.use_logq = config.temperature, config.logq
+        self.num_items = int(facts["num_items"])
+        for name in ("tokens", "log_share", "histories", "known_users"):
+            self.register_buffer(name, torch.as_tensor(facts[name]), persistent=False)  # lies in facts.safetensors
+        self.backbone = context.backbone.requires_grad_(True)
+        width = int(context.backbone.num_features)  # type: ignore[arg-type]
+        self.content = nn.Linear(width, config.dim)
+        self.history = nn.Linear(config.dim, config.dim) if config.history else None
+        self.item_ids = _zeros(self.num_items, config.dim) if config.item_ids else None
+        self.user_ids = _zeros(int(facts["num_users"]), config.dim) if config.user_ids else None
+        self.bias = nn.Parameter(torch.zeros(config.dim))
+
+    def items(self, numbers: Tensor) -> Tensor:
+        """Unit vectors (N, D) of items (N,) int64."""
+        vectors = self.content(self.backbone(self.tokens[numbers]))
+        if self.item_ids is not None:
+            vectors = vectors + self.item_ids(numbers)
+        return functional.normalize(vectors, dim=1, eps=_EPSILON)
+
+    def users(self, numbers: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Unit vectors (B, D) of users (B,) int64; `targets` (B,) are left out of their histories while training."""
+        vectors = self.bias.expand(len(numbers), -1)
+        if self.user_ids is not None:
+            vectors = vectors + self.user_ids(numbers)
+        if self.history is not None:
+            vectors = vectors + self.history(self._history(numbers, targets))
+        return functional.normalize(vectors, dim=1, eps=_EPSILON)
+
+    def _history(self, numbers: Tensor, targets: Tensor | None) -> Tensor:
+        past = self.histories[numbers]  # (B, H)
+        present = past >= 0
+        if targets is not None:
+            present = present & (past != targets[:, None])
+        distinct, where = torch.unique(past.clamp(min=0), return_inverse=True)
+        vectors = self.items(distinct)[where]  # (B, H, D)
+        weight = present.unsqueeze(-1).to(vectors.dtype)
+        return (vectors * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def forward(self, batch: Batch) -> Step:
+        users, items = batch["input"], batch["target"]
+        logits = self.users(users, items) @ self.items(items).T / self.temperature
+        log_share = self.log_share[items] if self.use_logq else None
+        return Step(in_batch_softmax(logits, items, log_share))
+
+    def export(self) -> nn.Module:
+        return Retriever(self)
+
+
+def in_batch_softmax(logits: Tensor, items: Tensor, log_share: Tensor | None) -> Tensor:
+    """Mean loss; row i's positive is column i.
+
+    Args:
+        logits: (B, B) similarities of users (rows) and items (columns). items: (B,) int64, item of each column.
+        log_share: (B,) log of each item's probability of being drawn, or None for no correction.
+    """
+    if log_share is not None:
+        logits = logits - log_share[None, :]
+    own = torch.eye(len(items), dtype=torch.bool, device=items.device)
+    same = (items[:, None] == items[None, :]) & ~own
+    return functional.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(items), device=items.device))
+
+
+class Retriever(nn.Module):
+    """All vectors, computed once: `score_users` is a matrix product. Users without history get the mean user."""
+
+    user_vectors: Tensor
+    item_vectors: Tensor
+
+    def __init__(self, learner: Retrieval) -> None:
+        super().__init__()
+        was_training = learner.training
+        learner.eval()
+        with torch.no_grad():
+            items = torch.arange(learner.num_items, device=learner.bias.device)
+            item_vectors = torch.cat([learner.items(part) for part in items.split(_ITEMS_AT_ONCE)])
+            users = torch.arange(len(learner.known_users), device=learner.bias.device)
+            user_vectors = torch.cat([learner.users(part) for part in users.split(_ITEMS_AT_ONCE)])
+            known = learner.known_users
+            if known.any():
+                mean = functional.normalize(user_vectors[known].mean(0), dim=0, eps=_EPSILON)
+                user_vectors = torch.where(known[:, None], user_vectors, mean)
+        learner.train(was_training)
+        self.backbone = learner.backbone
+        self.register_buffer("item_vectors", item_vectors)
+        self.register_buffer("user_vectors", user_vectors)
+
+    def score_users(self, users: Tensor) -> Tensor:
+        """Scores (U, num_items) float32 in [-1, 1] of users (U,) int64."""
+        return self.user_vectors[users] @ self.item_vectors.T
+
+
+def build(config: Config, context: Context) -> Retrieval:
+    return Retrieval(config, context)
+
+
+def _zeros(count: int, width: int) -> nn.Embedding:
+    """An embedding that starts at zero: what was never trained adds nothing."""
+    table = nn.Embedding(count, width)
+    nn.init.zeros_(table.weight)
+    return table

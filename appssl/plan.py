@@ -6,12 +6,13 @@ The plan is what the workflow reads; it holds JSON types only. Folders are relat
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from appssl import registry
-from appssl.errors import Problem, SettingsError
+from appssl.errors import DataError, Problem, SettingsError
 from appssl.recipe import (
     Evaluate,
     Finetune,
@@ -22,6 +23,8 @@ from appssl.recipe import (
     Pseudolabel,
     Recipe,
     Report,
+    find,
+    label,
     read,
 )
 from appssl.settings import Settings, digest_of, read_yaml, to_json, validate
@@ -75,29 +78,39 @@ def read_config(path: Path, stage: str) -> StageConfig:
 
 @dataclass
 class Planner:
-    """Collects runs, following the names by which recipes refer to each other."""
+    """Collects runs, following the names by which recipes refer to each other, and everything wrong with them.
+
+    Attributes:
+        asked: files of the recipes that the user named: --set applies to all of them. Recipes that are only referred
+            to take part of --set only where it concerns the data they share.
+        problems: of settings. missing: input tables that are not there.
+    """
 
     overrides: Mapping[str, Any]
     quick: bool
     results: Path
+    asked: set[Path] = field(default_factory=set)
     data: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    missing: list[Problem] = field(default_factory=list)
 
-    def add(self, name: str, seed: int, *, beside: Path | None = None, named: bool = True) -> tuple[str, str]:
-        """Adds a run and everything it refers to; returns (domain, recipe).
-
-        Args:
-            named: asked for by the user, so that --set applies to all of it; recipes that are only referred to take
-                part of --set only where it concerns the data they share.
-        """
-        recipe_name, path, recipe = self._read(name, beside, named=named)
+    def add(
+        self, name: str, seed: int, *, beside: Path | None = None, domain: str | None = None
+    ) -> tuple[str, str] | None:
+        """Adds a run and everything it refers to; returns (domain, recipe), None if the recipe itself is wrong."""
+        found = self._read(name, beside, domain)
+        if found is None:
+            return None
+        recipe_name, path, recipe = found
         runs = self.runs.setdefault(recipe.domain, {}).setdefault(recipe_name, {})
         if f"s{seed}" in runs:
+            self._same_file(runs[f"s{seed}"]["file"], path)
             return recipe.domain, recipe_name
-        run: dict[str, Any] = {"description": recipe.description, "file": str(path), "stages": {}}
+        run: dict[str, Any] = {"description": recipe.description, "file": str(path)}
+        run["stages"] = {stage: {} for stage in recipe.stages()[1:]}  # known to the recipes that this one refers to
         runs[f"s{seed}"] = run
-        key = self._data_key(recipe, path)
+        key = self._data_key(recipe, path) or "?"
         run["data"] = key
         folder = f"{recipe.domain}/{recipe_name}/s{seed}"
         inputs: dict[str, dict[str, str]] = {"data": {"data": f"data/{key}"}}
@@ -117,7 +130,7 @@ class Planner:
                 "inputs": {"data": f"data/{key}", **inputs[stage]},
                 "needs": getattr(recipe.needs, stage).plain(),
             }
-        finished = {stage: f"{folder}/{stage}" for stage in run["stages"]}
+        finished = {stage: f"{folder}/{stage}" for stage in run["stages"] if stage != "report"}
         run["stages"]["report"] = {
             "settings": recipe.report.plain(),
             "inputs": {"data": f"data/{key}", **finished},
@@ -125,98 +138,138 @@ class Planner:
         }
         return recipe.domain, recipe_name
 
-    def _read(self, name: str, beside: Path | None, *, named: bool) -> tuple[str, Path, Recipe]:
-        overrides = self.overrides if named else {k: v for k, v in self.overrides.items() if k.startswith("data.")}
-        return read(name, overrides=overrides, quick=self.quick, beside=beside)
+    def _read(self, name: str, beside: Path | None, domain: str | None) -> tuple[str, Path, Recipe] | None:
+        try:
+            asked = find(name, beside=beside, domain=domain).resolve() in self.asked
+            overrides = self.overrides if asked else {k: v for k, v in self.overrides.items() if k.startswith("data.")}
+            return read(name, overrides=overrides, quick=self.quick, beside=beside, domain=domain)
+        except SettingsError as error:
+            self.problems += error.problems or [Problem(name, "", str(error))]
+            return None
+
+    def _wrong(self, path: Path, field: str, message: str) -> None:
+        self.problems.append(Problem(label(path), field, message))
+
+    def _same_file(self, known: str, path: Path) -> None:
+        if Path(known).resolve() != path.resolve():
+            message = f"has the name and domain of {label(Path(known))}, so its results would take the same folder."
+            self._wrong(path, "", f"{message} Rename one of them.")
 
     def _settings(self, recipe: Recipe, stage: str) -> dict[str, Any]:
         block = getattr(recipe, stage)
+        if stage == "pseudolabel" and block.label_fraction is None:  # no more labels than the model may use
+            fraction = recipe.finetune.label_fraction if recipe.finetune else 1.0
+            block = block.model_copy(update={"label_fraction": fraction})
         if stage == "finetune" and block.labels is None:
             block = block.model_copy(update={"labels": "pseudo" if recipe.pseudolabel else "given"})
         return block.plain()
 
-    def _data_key(self, recipe: Recipe, path: Path) -> str:
-        owner = recipe
+    def _data_key(self, recipe: Recipe, path: Path) -> str | None:
+        """Plans the data of a recipe; None if it is wrong."""
+        owner, owner_path = recipe, path
         if isinstance(recipe.data, str):
-            _, _, owner = self._read(recipe.data, path, named=False)
+            found = self._read(recipe.data, path, recipe.domain)
+            if found is None:
+                return None
+            _, owner_path, owner = found
             if isinstance(owner.data, str):
-                raise SettingsError(
-                    [
-                        Problem(
-                            str(path), "data", f"names {recipe.data}, whose data is itself a name; name {owner.data}."
-                        )
-                    ]
-                )
+                of = f"which itself uses the data of {owner.data}"
+                self._wrong(path, "data", f"names {recipe.data}, {of}. Name the recipe that describes the data.")
+                return None
             if owner.domain != recipe.domain:
-                raise SettingsError(
-                    [Problem(str(path), "data", f"names {recipe.data}, a recipe of domain {owner.domain}.")]
-                )
+                self._wrong(path, "data", f"names {recipe.data}, a recipe of {owner.domain}, not of {recipe.domain}.")
+                return None
         assert isinstance(owner.data, Prepare)
         settings = owner.data.plain()
+        made = None
         if settings["make"] is not None:
             made = f"synthetic/{recipe.domain}-{settings['make']['size']}-{settings['make']['seed']}"
             settings["root"] = str(self.results / made)
         elif not Path(settings["root"]).is_dir():
-            hint = "set it with --set data.root=FOLDER"
-            raise SettingsError(
-                [Problem(str(path), "data.root", f"is {settings['root']!r}, which is no folder; {hint}.")]
-            )
+            self._wrong(owner_path, "data.root", f"is {settings['root']!r}, which is no folder. {_ROOT_HINT}")
+            return None
         key = f"{recipe.domain}-{digest_of(settings)[:12]}"
         if key not in self.data:
-            source = registry.build("sources", owner.data.source)
-            tables = [] if settings["make"] else [str(p) for p in source.inputs(Path(settings["root"]))]
-            self._tables_exist(tables, path)
             self.data[key] = {
                 "domain": recipe.domain,
                 "description": owner.description,
                 "settings": settings,
-                "tables": tables,
-                "synthetic": made if settings["make"] else None,
+                "tables": [] if made else self._tables(owner.data, owner_path),
+                "synthetic": made,
                 "needs": owner.needs.prepare.plain(),
             }
         return key
 
-    def _tables_exist(self, tables: list[str], path: Path) -> None:
-        missing = [
-            Problem(str(path), "data.source", f"needs {t}, which does not exist. Is data.root right?")
-            for t in tables
-            if not Path(t).exists()
-        ]
-        if missing:
-            raise SettingsError(missing)
+    def _tables(self, data: Prepare, path: Path) -> list[str]:
+        """Input tables; those that do not exist are noted."""
+        try:
+            tables = registry.build("sources", data.source).inputs(Path(data.root))
+        except DataError as error:
+            self.missing.append(Problem(label(path), "data.source", f"is wrong: {error}"))
+            return []
+        for table in tables:
+            if not table.exists():
+                self.missing.append(
+                    Problem(label(path), "data.source", f"needs {table}, which does not exist. {_ROOT_HINT}")
+                )
+        return [str(table) for table in tables]
 
     def _encoder(self, recipe: Recipe, folder: str, seed: int, path: Path) -> dict[str, str]:
-        if recipe.pretrain is None:
-            return {}
-        if isinstance(recipe.pretrain, From):
-            domain, other = self.add(recipe.pretrain.from_, seed, beside=path, named=False)
-            if "pretrain" not in self.runs[domain][other][f"s{seed}"]["stages"] or domain != recipe.domain:
-                raise SettingsError(
-                    [
-                        Problem(
-                            str(path),
-                            "pretrain.from",
-                            f"names {recipe.pretrain.from_}, which trains no encoder for {recipe.domain}.",
-                        )
-                    ]
-                )
-            return {"encoder": f"{domain}/{other}/s{seed}/pretrain"}
-        return {"encoder": f"{folder}/pretrain"}
+        if not isinstance(recipe.pretrain, From):
+            return {"encoder": f"{folder}/pretrain"} if recipe.pretrain else {}
+        name = recipe.pretrain.from_
+        return self._other(name, recipe, seed, path, field="pretrain.from", stage="pretrain", prefix="encoder")
 
     def _compared(self, recipe: Recipe, seed: int, path: Path) -> dict[str, str]:
-        inputs = {}
+        inputs: dict[str, str] = {}
         for name in recipe.evaluate.compare if recipe.evaluate else ():
-            domain, other = self.add(name, seed, beside=path, named=False)
-            if domain != recipe.domain or "evaluate" not in self.runs[domain][other][f"s{seed}"]["stages"]:
-                raise SettingsError(
-                    [
-                        Problem(
-                            str(path), "evaluate.compare", f"names {name}, which evaluates nothing in {recipe.domain}."
-                        )
-                    ]
-                )
-            inputs[f"compare:{other}"] = f"{domain}/{other}/s{seed}/evaluate"
+            inputs |= self._other(
+                name, recipe, seed, path, field="evaluate.compare", stage="evaluate", prefix="compare:"
+            )
         return inputs
+
+    def _other(
+        self, name: str, recipe: Recipe, seed: int, path: Path, *, field: str, stage: str, prefix: str
+    ) -> dict[str, str]:
+        """A stage of another recipe as an input: {prefix, with the recipe's name behind a colon: folder}."""
+        found = self.add(name, seed, beside=path, domain=recipe.domain)
+        if found is None:
+            return {}
+        domain, other = found
+        if domain != recipe.domain:
+            self._wrong(path, field, f"names {name}, a recipe of {domain}, not of {recipe.domain}.")
+            return {}
+        if stage not in self.runs[domain][other][f"s{seed}"]["stages"]:
+            self._wrong(path, field, f"names {name}, which has no {stage} block of its own.")
+            return {}
+        return {f"{prefix}{other}" if prefix.endswith(":") else prefix: f"{domain}/{other}/s{seed}/{stage}"}
+
+    def refuse_circles(self) -> None:
+        """Notes recipes whose evaluation waits for itself, through `evaluate.compare`."""
+        runs = {
+            f"{domain}/{recipe}/{seed}/evaluate": run
+            for domain, recipes in self.runs.items()
+            for recipe, seeds in recipes.items()
+            for seed, run in seeds.items()
+        }
+        for start, run in runs.items():
+            waiting, seen = [start], set()
+            while waiting:
+                for other in _compared_folders(runs[waiting.pop()]):
+                    if other not in seen:
+                        seen.add(other)
+                        waiting.append(other)
+            if start in seen:
+                message = "compares with a recipe that compares with this one in turn. Name it in one of them only."
+                self._wrong(Path(run["file"]), "evaluate.compare", message)
+
+
+def _compared_folders(run: Mapping[str, Any]) -> list[str]:
+    inputs = run["stages"].get("evaluate", {}).get("inputs", {})
+    return [folder for name, folder in inputs.items() if name.startswith("compare:")]
+
+
+_ROOT_HINT = "Give the folder that holds the data: --set data.root=FOLDER."
 
 
 def make_plan(
@@ -225,22 +278,32 @@ def make_plan(
     """Plan of the named recipes for all seeds, with everything they refer to.
 
     Raises:
-        SettingsError: with all problems of all recipes.
+        SettingsError: with all problems of all recipes. DataError: if all that is wrong are missing tables.
     """
     root = results / "quick" if quick else results
-    planner = Planner(overrides, quick, root)
-    problems: list[Problem] = []
+    planner = Planner(overrides, quick, root, asked=_files(names))
     targets = []
     for name in dict.fromkeys(names):
-        try:
-            for seed in dict.fromkeys(seeds):
-                domain, recipe = planner.add(name, seed)
-                targets.append([domain, recipe, seed])
-        except SettingsError as error:
-            problems += error.problems or [Problem(name, "", str(error))]
-    if problems:
-        raise SettingsError(list(dict.fromkeys(problems)))
+        for seed in dict.fromkeys(seeds):
+            found = planner.add(name, seed)
+            if found is not None and [*found, seed] not in targets:
+                targets.append([*found, seed])
+    planner.refuse_circles()
+    missing = dict.fromkeys(planner.missing)
+    if planner.problems:
+        raise SettingsError(list(dict.fromkeys([*planner.problems, *missing])))
+    if missing:
+        raise DataError("\n".join(map(str, missing)))
     return {"results": str(root), "data": planner.data, "runs": planner.runs, "targets": targets}
+
+
+def _files(names: Sequence[str]) -> set[Path]:
+    """Files of the recipes that exist; the others are reported when they are read."""
+    found = set()
+    for name in names:
+        with suppress(SettingsError):
+            found.add(find(name).resolve())
+    return found
 
 
 def config_of(

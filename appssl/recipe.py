@@ -1,8 +1,9 @@
 """Recipes: what is run. A recipe states only what differs from the defaults; this file knows the shape of all stages.
 
-`load` reads and validates one recipe, reporting every problem at once. What the workflow makes of it is in `plan.py`.
+`read` reads and validates one recipe, reporting every problem at once. What the workflow makes of it is in `plan.py`.
 """
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from pydantic import Field, model_validator
 from appssl import bundle
 from appssl.errors import Problem, SettingsError
 from appssl.registry import Method
-from appssl.settings import Settings, nearest, parse_yaml, read_yaml, set_dotted, validate
+from appssl.settings import Settings, nearest, parse_yaml, read_yaml, set_dotted, shown, validate
 
 Domain = Literal["wsi", "wearable", "webnoisy", "recsys"]
 STAGES = ("prepare", "pretrain", "pseudolabel", "finetune", "evaluate", "report")
@@ -91,6 +92,9 @@ class Pseudolabel(Settings):
     """Block `pseudolabel`: labels cleaned or invented from the encoder's features, written to disk."""
 
     labeler: Method("labelers") = Field(description="what judges or makes labels")  # type: ignore[valid-type]
+    label_fraction: float | None = Field(
+        None, gt=0, le=1, description="share of the given labels that is seen; null: that of the finetune block"
+    )
     threads: int = Field(2, ge=1, le=256, description="CPU threads of the arithmetic")
 
 
@@ -157,22 +161,6 @@ class Recipe(Settings):
     needs: Needs = Needs()
     quick: dict[str, Any] = Field({}, description="dotted overrides for --quick")
 
-    @model_validator(mode="after")
-    def _chain_fits(self) -> "Recipe":
-        if self.pseudolabel and not self.pretrain:
-            raise ValueError("pseudolabel needs a pretrain block: labels are judged on the encoder's features")
-        if self.evaluate and not self.finetune and not self.pretrain:
-            raise ValueError("evaluate needs a pretrain or finetune block: there is no model to measure")
-        if self.finetune:
-            given = [name for name in ("backbone", "views") if getattr(self.finetune, name) is not None]
-            if self.pretrain and given:
-                raise ValueError(f"finetune.{given[0]} is given, but the encoder comes from the pretrain block")
-            if not self.pretrain and len(given) < 2:
-                raise ValueError("finetune.backbone and finetune.views must be given when there is no pretrain block")
-            if self.finetune.labels == "pseudo" and not self.pseudolabel:
-                raise ValueError("finetune.labels is pseudo, but there is no pseudolabel block")
-        return self
-
     def stages(self) -> list[str]:
         """Stages of this recipe in order."""
         trained = isinstance(self.pretrain, Pretrain)
@@ -197,88 +185,164 @@ BLOCKS: dict[str, type[Settings]] = {
 }
 
 
-def find(name: str, *, beside: Path | None = None) -> Path:
+def label(path: Path) -> str:
+    """A recipe's file as messages name it."""
+    return f"{path.parent.name}/{path.name}" if path.is_relative_to(bundle.pipelines()) else str(path)
+
+
+def find(name: str, *, beside: Path | None = None, domain: str | None = None) -> Path:
     """File of a recipe: a path to a YAML file, or `domain/name` below ./pipelines or in the package.
 
     Args:
         beside: file of the recipe that names this one; recipes next to it are found too.
+        domain: of the recipe that names this one; its recipes need no domain in their name.
     Raises:
         SettingsError: with the nearest name.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
-            return path
-        raise SettingsError([Problem(name, "", "no such recipe file. 'appssl new DOMAIN FILE --table T' makes one.")])
-    if beside is not None and (sibling := beside.parent / f"{path.name}.yaml").is_file():
+        for file in (path, *([beside.parent / path] if beside else [])):
+            if file.is_file():
+                return file
+        raise SettingsError(
+            [Problem(name, "", "there is no such recipe file. 'appssl new DOMAIN FILE --table T' makes one.")]
+        )
+    if beside is not None and (sibling := beside.parent / f"{name}.yaml").is_file():
         return sibling
+    full = f"{domain}/{name}" if domain and "/" not in name else name
     for folder in (Path("pipelines"), bundle.pipelines()):
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    raise SettingsError(f"{name!r} is not a recipe.{nearest(name, bundle.recipes())} 'appssl list recipes' lists them.")
+        if (folder / f"{full}.yaml").is_file():
+            return folder / f"{full}.yaml"
+    known = [*bundle.recipes(), *(f"{p.parent.name}/{p.stem}" for p in sorted(Path("pipelines").glob("*/*.yaml")))]
+    hint = nearest(full, dict.fromkeys(known))
+    raise SettingsError([Problem(name, "", f"there is no such recipe.{hint} 'appssl list recipes' lists them.")])
 
 
 def read(
-    name: str, *, overrides: Mapping[str, Any], quick: bool, beside: Path | None = None
+    name: str, *, overrides: Mapping[str, Any], quick: bool, beside: Path | None = None, domain: str | None = None
 ) -> tuple[str, Path, Recipe]:
-    """Reads, overrides and validates a recipe.
+    """Reads, overrides and validates a recipe; its `quick` block is checked also where it is not used.
 
     Args:
         overrides: dotted key -> value, as given by --set. quick: apply the recipe's `quick` block first.
+        beside, domain: as for `find`.
     Returns:
         Name without domain, file, recipe.
     Raises:
         SettingsError: with all problems of the recipe.
     """
-    path = find(name, beside=beside)
+    path = find(name, beside=beside, domain=domain)
     values = read_yaml(path)
-    file = str(path) if path.is_relative_to(".") or not path.is_absolute() else f"{path.parent.name}/{path.name}"
-    if quick:
-        short = values.get("quick") or {}
-        if not isinstance(short, dict):
-            raise SettingsError(
-                [Problem(file, "quick", "must hold dotted overrides such as `pretrain.fit.epochs: 1`.")]
-            )
-        for key, value in short.items():
-            set_dotted(values, key, value)
-    for key, value in overrides.items():
-        if isinstance(values.get("data"), str) and key.startswith("data."):
-            continue  # set in the recipe whose data this is
-        set_dotted(values, key, value)
-    return path.stem, path, _validate(values, file)
+    whole, problems = _checked(values, {}, overrides, path)
+    short, more = _checked(values, _quick(values), overrides, path)
+    problems += [Problem(p.file, f"quick: {p.field}", p.message) for p in more if p not in problems]
+    if problems or whole is None or short is None:
+        raise SettingsError(problems)
+    return path.stem, path, short if quick else whole
 
 
-def _validate(values: dict[str, Any], file: str) -> Recipe:
+def _quick(values: Mapping[str, Any]) -> dict[str, Any]:
+    given = values.get("quick")
+    return given if isinstance(given, dict) else {}
+
+
+def _overridden(
+    values: Mapping[str, Any], quick: Mapping[str, Any], overrides: Mapping[str, Any], file: str
+) -> tuple[dict[str, Any], list[Problem]]:
+    """A copy of the recipe's values with the quick block and --set put in, and what could not be."""
+    changed, problems = copy.deepcopy(dict(values)), []
+    shared = values.get("data") if isinstance(values.get("data"), str) else None
+    for option, pairs in (("", quick), ("--set", overrides)):
+        for key, value in pairs.items():
+            if shared and key.startswith("data."):
+                if not option:
+                    message = f"cannot be set: the data is that of {shared}, whose own quick block says how little."
+                    problems.append(Problem(file, key, message))
+                continue  # --set is applied to the recipe whose data this is
+            try:
+                set_dotted(changed, key, value)
+            except SettingsError as error:
+                problems.append(Problem(f"{file}, --set" if option else file, "", str(error)))
+    return changed, problems
+
+
+def _checked(
+    given: Mapping[str, Any], quick: Mapping[str, Any], overrides: Mapping[str, Any], path: Path
+) -> tuple[Recipe | None, list[Problem]]:
     """Block by block, so that a union never hides which block is meant and all problems are reported."""
-    problems: list[Problem] = []
+    file = label(path)
+    values, problems = _overridden(given, quick, overrides, file)
     checked: dict[str, Any] = dict(values)
     for block, model in BLOCKS.items():
-        given = values.get(block)
-        if block == "data" and isinstance(given, str):
+        content = values.get(block)
+        if content is None or (block == "data" and isinstance(content, str)):
             continue
-        if block == "pretrain" and isinstance(given, dict) and "from" in given:
-            model = From
-        if isinstance(given, dict):
-            try:
-                checked[block] = validate(
-                    model, given, file=file, owner=block if block != "data" else "prepare", prefix=block
-                ).plain()
-            except SettingsError as error:
-                problems += error.problems
-                checked.pop(block)
-    if problems:
-        problems += _other_problems(checked, file)
-        raise SettingsError(problems)
-    return validate(Recipe, checked, file=file, owner="recipe")
-
-
-def _other_problems(values: dict[str, Any], file: str) -> list[Problem]:
-    """Unknown or wrong top-level keys beside blocks that are wrong themselves."""
+        try:
+            checked[block] = _block(block, model, content, file)
+        except SettingsError as error:
+            problems += error.problems
+            checked[block] = "" if block == "data" else None
+    problems += _chain(values, file) + _names(values, path)
+    recipe = None
     try:
-        validate(Recipe, values, file=file, owner="recipe")
+        rest = {key: value for key, value in checked.items() if value is not None}
+        recipe = validate(Recipe, rest, file=file, owner="recipe")
     except SettingsError as error:
-        return [p for p in error.problems if p.field.split(".")[0] not in BLOCKS and p.field]
-    return []
+        problems += error.problems
+    return recipe, [_from_option(problem, overrides) for problem in problems]
+
+
+def _block(block: str, model: type[Settings], given: Any, file: str) -> dict[str, Any]:
+    owner = "prepare" if block == "data" else block
+    if block == "pretrain" and isinstance(given, dict) and "from" in given:
+        model = From
+    if not isinstance(given, dict):
+        other = " or name a recipe of the domain" if block == "data" else ""
+        message = f"must hold `key: value` pairs{other}, is {shown(given)}. 'appssl show {owner}' lists them."
+        raise SettingsError([Problem(file, block, message)])
+    return validate(model, given, file=file, owner=owner, prefix=block).plain()
+
+
+def _from_option(problem: Problem, overrides: Mapping[str, Any]) -> Problem:
+    """A setting that was given with --set is not to be looked for in the file."""
+    given = any(problem.field == key or problem.field.startswith(f"{key}.") for key in overrides)
+    return Problem(f"{problem.file}, --set", problem.field, problem.message) if given else problem
+
+
+def _chain(values: Mapping[str, Any], file: str) -> list[Problem]:
+    """Blocks that do not fit together."""
+    pretrain, pseudolabel, tuned = (values.get(block) for block in ("pretrain", "pseudolabel", "finetune"))
+    found = []
+    if pseudolabel is not None and pretrain is None:
+        found.append(("pseudolabel", "needs a pretrain block: labels are judged on the encoder's features."))
+    if values.get("evaluate") is not None and tuned is None and pretrain is None:
+        found.append(("evaluate", "needs a pretrain or finetune block: there is no model to measure."))
+    if isinstance(tuned, dict):
+        for name in ("backbone", "views"):
+            if pretrain is not None and tuned.get(name) is not None:
+                found.append((f"finetune.{name}", "must not be given: the encoder comes from the pretrain block."))
+            if pretrain is None and tuned.get(name) is None:
+                found.append((f"finetune.{name}", "is missing; it is needed where there is no pretrain block."))
+        if tuned.get("labels") == "pseudo" and pseudolabel is None:
+            found.append(("finetune.labels", "is pseudo, but there is no pseudolabel block."))
+    return [Problem(file, field, message) for field, message in found]
+
+
+def _names(values: Mapping[str, Any], path: Path) -> list[Problem]:
+    """Recipes that are named, but do not exist."""
+    blocks = {block: values[block] for block in ("pretrain", "evaluate") if isinstance(values.get(block), dict)}
+    compared = blocks.get("evaluate", {}).get("compare")
+    named = [("data", values.get("data")), ("pretrain.from", blocks.get("pretrain", {}).get("from"))]
+    named += [("evaluate.compare", name) for name in (compared if isinstance(compared, list) else [])]
+    problems = []
+    domain = values.get("domain") if isinstance(values.get("domain"), str) else None
+    for field, name in named:
+        if isinstance(name, str):
+            try:
+                find(name, beside=path, domain=domain)
+            except SettingsError as error:
+                problems.append(Problem(label(path), field, f"names {name}: {error.problems[0].message}"))
+    return problems
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, WrapSerializer
 from pydantic_core import PydanticCustomError
 
 from appssl.errors import SettingsError
-from appssl.settings import Settings, nearest, nested
+from appssl.settings import UNKNOWN_METHOD, NamesMethod, Settings, nearest, nested, shown
 
 KINDS = (
     "sources", "views", "samplers", "backbones", "objectives", "learners",
@@ -34,7 +34,7 @@ def load(kind: str, name: str) -> ModuleType:
     """Imports the file of a method.
 
     Raises:
-        SettingsError: if there is no such method, or a plug-in does not import or lacks `Config` or `build`.
+        SettingsError: if there is no such method, or a plug-in does not import or offer `Config` and `build`.
     """
     known = names(kind)
     if "." in name:
@@ -47,15 +47,23 @@ def load(kind: str, name: str) -> ModuleType:
 
 
 def _plugin(kind: str, name: str) -> ModuleType:
+    what = f"the plug-in {name!r} of {kind}"
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise SettingsError(f"{what} is not the name of a module, such as mylab.losses.mine.")
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
-        raise SettingsError(f"the plug-in {name!r} of {kind} does not import: {error}.") from error
-    for needed in ("Config", "build"):
-        if not hasattr(module, needed):
-            raise SettingsError(
-                f"the plug-in {name!r} of {kind} has no {needed}; a method file offers Config and build."
-            )
+    except ModuleNotFoundError as error:
+        hint = "Install it, or put the folder it lies in into PYTHONPATH."
+        raise SettingsError(f"{what} does not import: {error}. {hint}") from error
+    except Exception as error:  # any code of theirs; passed on as what is wrong with the setting
+        raise SettingsError(f"{what} does not import: {type(error).__name__}: {error}.") from error
+    config = getattr(module, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, Settings)):
+        raise SettingsError(f"{what} offers no `class Config(appssl.settings.Settings)`.")
+    if "name" not in config.model_fields:
+        raise SettingsError(f"{what}: its Config has no field `name: str = {name!r}`.")
+    if not callable(getattr(module, "build", None)):
+        raise SettingsError(f"{what} offers no function `build`.")
     return module
 
 
@@ -70,11 +78,14 @@ def _choose(kind: str) -> Any:
             return value
         values = {"name": value} if isinstance(value, str) else value
         if not isinstance(values, dict) or not isinstance(values.get("name"), str):
-            raise PydanticCustomError("method", f"give a name from 'appssl list {kind}', or a mapping with `name`")
+            what = (
+                f"must be a name that 'appssl list {kind}' lists, or `{{name: ..., its settings}}`; is {shown(value)}."
+            )
+            raise PydanticCustomError(UNKNOWN_METHOD, "unknown method", {"problem": what})
         try:
             config = load(kind, values["name"]).Config
         except SettingsError as error:
-            raise PydanticCustomError("method", str(error).replace("{", "(").rstrip(".")) from None
+            raise PydanticCustomError(UNKNOWN_METHOD, "unknown method", {"problem": f"is wrong: {error}"}) from None
         return nested(config, values, owner=f"{kind}/{values['name']}")
 
     return validate
@@ -86,4 +97,4 @@ def _dump(value: Any, handler: Any) -> Any:
 
 def Method(kind: str) -> Any:
     """Type of a setting that names a method: `objective: Method("objectives") = "ntxent"`; a bare name or a mapping."""
-    return Annotated[Any, BeforeValidator(_choose(kind)), WrapSerializer(_dump)]
+    return Annotated[Any, NamesMethod(kind), BeforeValidator(_choose(kind)), WrapSerializer(_dump)]

@@ -4,6 +4,8 @@ import ctypes
 import fcntl
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +24,16 @@ from appssl.settings import nearest
 from appssl.tracking import Uploader, store_uri
 
 
-def run(plan: dict[str, Any], *, results: Path, profile: str, cores: int | None, dry_run: bool, as_json: bool) -> None:
+def run(
+    plan: dict[str, Any],
+    *,
+    results: Path,
+    profile: str,
+    cores: int | None,
+    dry_run: bool,
+    summary: Path | None,
+    as_json: bool,
+) -> None:
     """Does every job of the plan that is not done.
 
     Raises:
@@ -37,18 +48,27 @@ def run(plan: dict[str, Any], *, results: Path, profile: str, cores: int | None,
         write_bytes(hidden / "config.yaml", yaml.safe_dump(config).encode())
         command = snakemake_command(hidden / "config.yaml", folder, cores)
         if dry_run:
-            raise_for(
-                subprocess.run([*command, "--dry-run", "--quiet", "host"], env=environment(), check=False).returncode,
-                plan,
-            )
+            shown = subprocess.run([*command, "--dry-run", "--quiet", "host"], env=environment(), check=False)
+            raise_for(shown.returncode, plan)
             return
+        _describe(plan)
         uri = store_uri(Path.cwd())
         log = hidden / "snakemake.log"
         with Uploader(Path(plan["results"]), uri, Path.cwd()), Progress(plan), log.open("wb") as file:
-            code = _wait(
-                subprocess.Popen(command, env=environment(), stdout=file, stderr=file, preexec_fn=_die_with_parent)
-            )
+            options: dict[str, Any] = {"stdout": file, "stderr": file, "preexec_fn": _die_with_parent}
+            code = _wait(subprocess.Popen(command, env=environment(), **options))
+        if summary is not None and code == 0:
+            write_summaries(plan, summary)
         finish(plan, results, code, log, as_json=as_json)
+
+
+def _describe(plan: Mapping[str, Any]) -> None:
+    """`about.json` beside the stages of each run, for reports: what is not a setting and re-runs nothing."""
+    for domain, recipes in plan["runs"].items():
+        for recipe, seeds in recipes.items():
+            for seed, run in seeds.items():
+                folder = Path(plan["results"]) / domain / recipe / seed
+                write_json(folder / "about.json", {"description": run["description"]})
 
 
 def snakemake_command(config: Path, profile: Path, cores: int | None) -> list[str]:
@@ -138,6 +158,22 @@ def finish(plan: Mapping[str, Any], results: Path, code: int, log: Path, *, as_j
         shown = "\n  ".join(failed[:20])
         more = f"\n  and {len(failed) - 20} more, see quarantine.parquet" if len(failed) > 20 else ""
         raise LeftOutError(f"done, but {len(failed)} input(s) could not be read:\n  {shown}{more}")
+
+
+def write_summaries(plan: Mapping[str, Any], folder: Path) -> None:
+    """One Markdown file per recipe that was asked for, over its seeds."""
+    from appssl.reports.summary import summarize
+
+    seeds: dict[tuple[str, str], list[Path]] = {}
+    for domain, recipe, seed in plan["targets"]:
+        run_dir = Path(plan["results"]) / domain / recipe / f"s{seed}"
+        if (run_dir / "evaluate" / "metrics.json").exists():
+            seeds.setdefault((domain, recipe), []).append(run_dir)
+    for (domain, recipe), run_dirs in seeds.items():
+        # What was typed, without the place of the data on this machine.
+        typed = [re.sub(r"^data\.root=.*", "data.root=DATA", word) for word in sys.argv[1:]]
+        text = summarize(run_dirs, command="appssl " + shlex.join(typed))
+        write_bytes(folder / f"{domain}-{recipe}.md", text.encode())
 
 
 def raise_for(code: int, plan: Mapping[str, Any], log: Path | None = None) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,15 @@ from pydantic_core import PydanticCustomError
 from appssl.errors import Problem, SettingsError
 
 NESTED = "nested_settings"  # error type that carries the problems of a method's settings upwards
+UNKNOWN_METHOD = "unknown_method"  # error type whose `problem` is a whole sentence
+MAX_VALUES = 100_000  # in a YAML file, references counted as often as they are used
+
+
+@dataclass(frozen=True)
+class NamesMethod:
+    """Marks a setting that names a method of a kind."""
+
+    kind: str
 
 
 class Settings(BaseModel):
@@ -45,7 +55,7 @@ def validate(model: type[S], values: Mapping[str, Any], *, file: str, owner: str
         SettingsError: with every problem found.
     """
     try:
-        return model.model_validate_json(to_json(values), strict=True)
+        return model.model_validate_json(to_json(_named(model, values)), strict=True)
     except ValidationError as error:
         raise SettingsError(list(_problems(error, model, file=file, owner=owner, prefix=prefix))) from None
 
@@ -53,17 +63,40 @@ def validate(model: type[S], values: Mapping[str, Any], *, file: str, owner: str
 def nested(model: type[S], values: Mapping[str, Any], *, owner: str) -> S:
     """As `validate`, for use inside a pydantic validator: problems travel up to the outermost `validate`."""
     try:
-        return model.model_validate_json(to_json(values), strict=True)
+        return model.model_validate_json(to_json(_named(model, values)), strict=True)
     except ValidationError as error:
         found = [(p.field, p.message) for p in _problems(error, model, file="", owner=owner, prefix="")]
         raise PydanticCustomError(NESTED, "settings of a method are wrong", {"found": found}) from None
 
 
+def _named(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`schedule: {warmup: 0.1}` without a name are settings of the method that is the default: its name is put in."""
+    named = dict(values)
+    for key, field in model.model_fields.items():
+        given, default = values.get(key), field.default
+        if not isinstance(given, dict):
+            continue
+        if inner := _group(field.annotation):
+            named[key] = _named(inner, given)
+        elif isinstance(default, str) and any(isinstance(mark, NamesMethod) for mark in field.metadata):
+            named[key] = {"name": default, **given}
+    return named
+
+
+def _group(annotation: Any) -> type[BaseModel] | None:
+    """The model of a group of settings; None if a setting is no group."""
+    kinds = [annotation, *getattr(annotation, "__args__", ())]
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+
+
 def _problems(
     error: ValidationError, model: type[Settings], *, file: str, owner: str, prefix: str
 ) -> Iterable[Problem]:
-    for item in error.errors(include_url=False):
+    items = error.errors(include_url=False)
+    for item in items:
         location = [str(part) for part in item["loc"]]
+        if item["type"] == "too_short" and any(_is_below(other["loc"], item["loc"]) for other in items):
+            continue  # wrong members are reported themselves, and not counted as members
         field = ".".join([prefix, *location] if prefix else location)
         if item["type"] == NESTED:
             for inner, message in item["ctx"]["found"]:
@@ -72,10 +105,33 @@ def _problems(
             yield Problem(file, field, _unknown_key(model, location, owner))
         elif item["type"] == "missing":
             yield Problem(file, field, f"is missing. {_help(owner)}")
+        elif item["type"] == UNKNOWN_METHOD:
+            yield Problem(file, field, item["ctx"]["problem"])
+        elif item["type"] in ("model_type", "model_attributes_type", "dict_type"):
+            yield Problem(file, field, f"must hold `key: value` pairs, is {shown(item['input'])}. {_help(owner)}")
         else:
             reason = item["msg"].removeprefix("Value error, ")
-            value = "" if isinstance(item["input"], dict | list) else f" (got {item['input']!r})"
-            yield Problem(file, field, f"is not valid: {reason}{value}. {_help(owner)}")
+            value = "" if isinstance(item["input"], dict) else f" (got {shown(item['input'])})"
+            yield Problem(file, field, f"is not valid: {reason}{value}.{_nearest_literal(item)} {_help(owner)}")
+
+
+def _is_below(inner: tuple[Any, ...], outer: tuple[Any, ...]) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it."""
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    return "a group of settings" if isinstance(value, dict) else f"{value!r:.80}"
+
+
+def _nearest_literal(item: Any) -> str:
+    """` Did you mean X?` for a word that is close to one of the allowed ones, which the message names already."""
+    if item["type"] != "literal_error" or not isinstance(item["input"], str):
+        return ""
+    close = nearest(item["input"], re.findall(r"'([^']+)'", item["ctx"]["expected"]))
+    return close if close.startswith(" Did") else ""
 
 
 def _unknown_key(model: type[Settings], location: list[str], owner: str) -> str:
@@ -86,8 +142,7 @@ def _unknown_key(model: type[Settings], location: list[str], owner: str) -> str:
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
         field = model.model_fields.get(part)
-        kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        inner = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        inner = _group(field.annotation) if field else None
         if inner is None:
             return []
         model = inner
@@ -113,9 +168,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: set[Any] = set()
+    seen: set[str] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):  # YAML reads `on`, `no` and `1` as other things than words
+            problem = f"the key {key!r} is not text; put it in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
         seen.add(key)
@@ -132,15 +190,34 @@ def parse_yaml(text: str, file: str) -> Any:
     """YAML to plain values; only data, never code.
 
     Raises:
-        SettingsError: for bad syntax, a repeated key, or a tag such as `!!python/object`.
+        SettingsError: for bad syntax, a repeated key, a tag such as `!!python/object`, or references without end.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)
+        _refuse_explosion(values, file)
+        return values
+    except RecursionError:
+        raise SettingsError([Problem(file, "", "is nested too deeply for a recipe.")]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         what = getattr(error, "problem", None) or str(error)
         raise SettingsError([Problem(file, "", f"{where}{what}. Recipes are plain YAML data.")]) from None
+
+
+def _refuse_explosion(values: Any, file: str) -> None:
+    """References (`&a`, `*a`) can make a short file endless."""
+    waiting, count = [values], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > MAX_VALUES:
+            message = f"holds more than {MAX_VALUES:,} values, or refers to itself. A recipe states only differences."
+            raise SettingsError([Problem(file, "", message)])
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -78,11 +78,16 @@ class Journal:
         self._events, self.last_step = [], 0
         self._put("start", key=uuid.uuid4().hex, **about)
 
+    @property
+    def is_open(self) -> bool:
+        """A run was started here and did not finish."""
+        finished = any(e["event"] == "finish" and e["status"] == "FINISHED" for e in self._events)
+        return bool(self._events) and not finished
+
     def _continues(self, about: dict[str, Any]) -> bool:
         if not self._events or self._events[0]["event"] != "start":
             return False
-        finished = any(e["event"] == "finish" and e["status"] == "FINISHED" for e in self._events)
-        return not finished and all(self._events[0].get(key) == about[key] for key in ("settings_digest", "datasets"))
+        return self.is_open and all(self._events[0].get(key) == about[key] for key in ("settings_digest", "datasets"))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Values at a step; a step that is in the journal already is dropped, so a resume doubles nothing."""

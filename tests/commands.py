@@ -20,7 +20,9 @@ class Done:
 def environment(**extra: str) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     clean = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "APPSSL_DEBUG")}
-    source = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    source = os.pathsep.join(
+        filter(None, [str(REPOSITORY), extra.pop("PYTHONPATH", None), os.environ.get("PYTHONPATH")])
+    )
     return {**clean, "PATH": path, "PYTHONPATH": source, "COLUMNS": "200", "NO_COLOR": "1", **extra}
 
 

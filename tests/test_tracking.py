@@ -188,10 +188,9 @@ class Server:
         ]
         command += ["--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1"]
         log = (self.folder / "server.log").open("ab")
-        self.process = subprocess.Popen(
-            [*command, "--port", str(self.port), "--workers", "1"],
-            env=environment(MLFLOW_DISABLE_TELEMETRY="true"), stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+        quiet = environment(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+        command += ["--port", str(self.port), "--workers", "1"]
+        self.process = subprocess.Popen(command, env=quiet, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:

@@ -7,7 +7,7 @@ residual baselines). Deviations: strides between blocks, GELU, fewer channels, t
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,9 +18,16 @@ from appssl.settings import Settings
 
 class Config(Settings):
     name: Literal["cnn1d"] = "cnn1d"
-    widths: tuple[int, ...] = Field((64, 96, 128), min_length=1, description="channels of the blocks")
+    widths: tuple[PositiveInt, ...] = Field((64, 96, 128), min_length=1, description="channels of the blocks")
     kernel: int = Field(7, ge=1, le=63, description="samples per kernel, odd")
     stride: int = Field(2, ge=1, le=8, description="stride of each block")
+
+    @field_validator("kernel")
+    @classmethod
+    def _odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError("must be odd, so that a block's two paths have equal lengths")
+        return kernel
 
 
 class CNN1D(nn.Module):
@@ -53,10 +60,8 @@ class _Block(nn.Module):
 def build(config: Config, input_shape: tuple[int, ...], meta: Meta) -> CNN1D:
     """
     Raises:
-        DataError: if the views are not signals (C, T), or the kernel is even.
+        DataError: if the views are not signals (C, T).
     """
     if len(input_shape) != 2:
         raise DataError(f"backbones/cnn1d needs signals (C, T); these views have shape {input_shape}.")
-    if config.kernel % 2 == 0:
-        raise DataError(f"backbones/cnn1d: kernel must be odd, is {config.kernel}.")
     return CNN1D(input_shape[0], config)

@@ -7,7 +7,7 @@ pooling keeps it cheap. About 0.3 million parameters with the default widths.
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +18,7 @@ from appssl.settings import Settings
 
 class Config(Settings):
     name: Literal["small_cnn"] = "small_cnn"
-    widths: tuple[int, ...] = Field(
+    widths: tuple[PositiveInt, ...] = Field(
         (32, 64, 128), min_length=1, description="channels of the stages, each halves the side"
     )
 

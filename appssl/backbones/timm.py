@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
+import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -32,17 +34,42 @@ def build(config: Config, input_shape: tuple[int, ...], meta: Meta) -> nn.Module
         raise SettingsError(
             f"backbone.model: {config.model!r} is not a timm model.{nearest(config.model, known)[:200]}"
         )
-    options: dict[str, Any] = {"img_size": input_shape[1:]} if "vit_" in config.model or "swin" in config.model else {}
-    network = timm.create_model(config.model, pretrained=False, num_classes=0, in_chans=input_shape[0], **options)
+    try:
+        network = _create(config.model, input_shape)
+        width = _num_features(network, input_shape)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise DataError(f"backbones/timm: {config.model} takes no images of shape {input_shape}: {error}") from error
+    network.num_features = width  # type: ignore[assignment]
     if config.weights is not None:
         _load(network, Path(config.weights))
     return network
 
 
+def _create(model: str, input_shape: tuple[int, ...]) -> nn.Module:
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": input_shape[0]}
+    try:
+        return timm.create_model(model, img_size=input_shape[1:], **options)
+    except TypeError:  # convolutional networks take any size and have no such option
+        return timm.create_model(model, **options)
+
+
+def _num_features(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Measured: the network's own `num_features` leaves out a layer before the classifier, where there is one."""
+    with torch.no_grad():
+        features = network.eval()(torch.zeros(1, *input_shape))
+    network.train()
+    if features.ndim != 2:
+        raise ValueError(f"its features have shape {tuple(features.shape[1:])} instead of one row")
+    return int(features.shape[1])
+
+
 def _load(network: nn.Module, path: Path) -> None:
     if path.suffix != ".safetensors" or not path.is_file():
         raise DataError(f"backbone.weights: {path} is no safetensors file. Pickled weights are not read; convert them.")
-    found = network.load_state_dict(load_file(path), strict=False)
+    try:
+        found = network.load_state_dict(load_file(path), strict=False)
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(f"backbone.weights: {path} does not fit this network: {error}") from None
     head = [name for name in found.unexpected_keys if not name.startswith(("head", "fc", "classifier"))]
     if found.missing_keys or head:
         wrong = [*found.missing_keys, *head]

@@ -1,5 +1,6 @@
 """`appssl run`: plans the recipes, lets Snakemake do the jobs, sends the journals to MLflow, says how it ended."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,9 @@ def command(
     cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use on this machine.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the jobs, run nothing.")] = False,
     quick: Quick = False,
+    summary: Annotated[
+        Path | None, typer.Option("--summary", help="Folder for a Markdown summary of each recipe over its seeds.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run recipes from raw data to report; what is done already is not done again. Example: appssl run wearable/demo"""
@@ -26,4 +30,4 @@ def command(
     plan = complete(
         make_plan(recipes, seeds=seed or [0], overrides=parse_overrides(set_ or []), results=out, quick=quick)
     )
-    run(plan, results=out, profile=profile, cores=cores, dry_run=dry_run, as_json=as_json)
+    run(plan, results=out, profile=profile, cores=cores, dry_run=dry_run, summary=summary, as_json=as_json)

@@ -28,7 +28,8 @@ def command(
     port = free_port(host, port)
     typer.echo(f"MLflow UI of {masked(uri)}: http://{host}:{port}  (stop it with Ctrl-C)")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
-    subprocess.run([*command, "--workers", "1"], env=environment(), check=False)
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # no idle job workers
+    subprocess.run([*command, "--workers", "1"], env={**environment(), **quiet}, check=False)
 
 
 def free_port(host: str, first: int) -> int:

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON, complete or absent, the newest valid one wins.
 
 A checkpoint is a folder `step-<step>`: `model.safetensors`, `optimizer.safetensors`, and `state.json` with the step,
-the plain values and the SHA-256 of both. It is written aside, fsynced and renamed. No pickle.
+the plain values, the SHA-256 of both files and a digest of itself. It is written aside, fsynced and renamed. No pickle.
 """
 
 import json
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from appssl.artifact import sha256_file, write_bytes, write_json
 from appssl.errors import ArtifactError
+from appssl.settings import digest_of
 
 _TENSORS = ("model.safetensors", "optimizer.safetensors")
 
@@ -40,7 +41,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None
     write_bytes(aside / "model.safetensors", save(_owned(checkpoint.model)))
     write_bytes(aside / "optimizer.safetensors", save(_owned(checkpoint.optimizer)))
     digests = {name: sha256_file(aside / name) for name in _TENSORS}
-    write_json(aside / "state.json", {"step": checkpoint.step, "sha256": digests, "values": checkpoint.values})
+    state = {"step": checkpoint.step, "sha256": digests, "values": checkpoint.values}
+    write_json(aside / "state.json", {**state, "digest": digest_of(state)})
     shutil.rmtree(final, ignore_errors=True)
     os.replace(aside, final)
     for old in _folders(folder)[keep:]:
@@ -70,11 +72,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if state.pop("digest") != digest_of(state):
+            raise ArtifactError(f"{path}: damaged: state.json changed.")
         wrong = [name for name in _TENSORS if sha256_file(path / name) != state["sha256"][name]]
         if wrong:
             raise ArtifactError(f"{path}: damaged: {', '.join(wrong)} changed.")
         tensors = [load_file(path / name) for name in _TENSORS]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path}: damaged: {error}.") from None
     return Checkpoint(state["step"], tensors[0], tensors[1], state["values"])
 

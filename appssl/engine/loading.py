@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from appssl.contracts import Batch, Examples, PreparedData, Views
-from appssl.errors import DataError
+from appssl.errors import DataError, SettingsError
 from appssl.ops.random import permutation, rng_for
+from appssl.settings import nearest
+
+_ACCELERATORS = ("auto", "cpu", "cuda", "gpu")
 
 
 @dataclass
@@ -97,11 +101,18 @@ class Order:
     def indices(self, step: int, micro: int) -> np.ndarray:
         """Examples of micro-batch `micro` of step `step` (from 0) on this process, (B / world / accumulate,) int64."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        whole = permutation(self.seed, epoch, self.num_examples)[
-            within * self.batch_size : (within + 1) * self.batch_size
-        ]
+        order = _order_of_epoch(self.seed, epoch, self.num_examples)
+        whole = order[within * self.batch_size : (within + 1) * self.batch_size]
         parts = whole.reshape(self.world_size, self.accumulate, -1)
-        return parts[self.rank, micro]
+        return parts[self.rank, micro].copy()
+
+
+@lru_cache(maxsize=2)
+def _order_of_epoch(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The permutation of an epoch, kept: making it anew for every batch of a million examples takes longer than one."""
+    order = permutation(seed, epoch, size)
+    order.flags.writeable = False
+    return order
 
 
 class _Steps(Dataset[Batch]):
@@ -168,7 +179,13 @@ def embed(
 
 
 def device_of(accelerator: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here."""
+    """The device that `auto`, `cpu`, `cuda` or `gpu` means here.
+
+    Raises:
+        SettingsError: for another word. DataError: if there is no such device.
+    """
+    if accelerator not in _ACCELERATORS:
+        raise SettingsError(f"--accelerator {accelerator}: no such device.{nearest(accelerator, _ACCELERATORS)}")
     cuda = accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
     if accelerator in ("cuda", "gpu") and not cuda:
         raise DataError("--accelerator cuda: no CUDA device is visible here; 'appssl doctor' says what there is.")

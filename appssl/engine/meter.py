@@ -15,25 +15,26 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
 
     def add(self, step: int, loss: Tensor, metrics: dict[str, Tensor]) -> None:
         """Adds the mean loss of a step and its other metrics, all detached scalars on the device."""
-        for name, value in {"loss": loss, **metrics}.items():
+        for name, value in {**metrics, "loss": loss}.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
         first = (self._bad_step < 0) & ~torch.isfinite(loss.detach())
         self._bad_step = torch.where(first, step, self._bad_step)
 
     def read(self) -> tuple[dict[str, float], int | None]:
-        """Means since the last call, and the first step with a non-finite loss, if any."""
+        """Means since the last call, over the steps that had the metric, and the first step with a non-finite loss."""
         names = list(self._sums)
         if not names:
             return {}, None
-        values = torch.stack([*(self._sums[name] / self._count for name in names), self._bad_step.float()]).tolist()
-        self._sums, self._count = {}, 0
+        means = [self._sums[name] / self._counts[name] for name in names]
+        values = torch.stack([*means, self._bad_step.float()]).tolist()
+        self._sums, self._counts = {}, {}
         bad = int(values[-1])
         return dict(zip(names, values, strict=False)), bad if bad >= 0 else None
 

@@ -66,6 +66,11 @@ def examples(config: Config, data: PreparedData, seed: int) -> Interactions:
 
 
 class Retrieval(nn.Module):
+    tokens: Tensor
+    log_share: Tensor
+    histories: Tensor
+    known_users: Tensor
+
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__()
         facts = context.facts

@@ -5,8 +5,9 @@
 averaged over all anchors i and, with more than two views, over the positives p of each anchor.
 Source: Chen et al., A Simple Framework for Contrastive Learning, ICML 2020, arXiv 2002.05709, equation 1.
 Deviations: none for two views; with more, every other view of the sample is a positive in turn and stays in the
-denominator of the others, as the equation says for each pair. Across processes, negatives come from all of them, and
-each process follows its own anchors and keys.
+denominator of the others, as the equation says for each pair. Across processes, negatives come from all of them: each
+process has the loss of its own anchors, the mean over processes is the loss of the whole batch in one process, and so
+is the mean of their gradients, because gradients of keys return to the process that made them.
 """
 
 from typing import Literal
@@ -53,7 +54,7 @@ def nt_xent(*embeddings: Tensor, temperature: float) -> Tensor:
     num_views, batch = len(embeddings), len(embeddings[0])
     dtype = torch.promote_types(embeddings[0].dtype, torch.float32)  # half precision loses the log-sum-exp
     local = torch.stack([functional.normalize(z.to(dtype), dim=1, eps=EPSILON) for z in embeddings])  # (V, B, D)
-    keys = torch.stack([gather(view) for view in local])  # (V, W * B, D)
+    keys = gather(local.transpose(0, 1)).transpose(0, 1)  # (V, W * B, D), one exchange for all views
     total = keys.shape[1]
     anchors, keys = local.flatten(0, 1), keys.flatten(0, 1)
     logits = anchors @ keys.T / temperature  # (V * B, V * W * B)

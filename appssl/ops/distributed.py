@@ -1,5 +1,7 @@
 """Tensors of all processes of a distributed training."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -14,13 +16,24 @@ def rank() -> int:
 
 
 def gather(local: Tensor) -> Tensor:
-    """Rows of all processes, (W * B, ...) in order of rank; gradients flow to the local rows only.
+    """Rows of all processes, (W * B, ...) in order of rank; with one process, `local` itself.
 
-    Every process must hold the same number of rows. With one process, `local` itself.
+    Gradients flow back to the process that the rows came from and are summed there over the losses of all processes.
+    Averaged over processes, as DDP does, they are the gradient of the mean of all losses. Every process must hold the
+    same number of rows, and must run backward when the others do.
     """
-    if world_size() == 1:
-        return local
-    parts = [torch.empty_like(local) for _ in range(world_size())]
-    dist.all_gather(parts, local.detach().contiguous())
-    parts[rank()] = local
-    return torch.cat(parts)
+    return local if world_size() == 1 else _Gather.apply(local)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, local.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)  # the sum is written in place
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]

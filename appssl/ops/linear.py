@@ -7,6 +7,8 @@ normalized to mean 1:
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,9 +85,22 @@ def fit_linear(
         total.backward()
         return total
 
-    with torch.enable_grad():
+    with torch.enable_grad(), _one_thread():
         solver.step(closure)
     return LinearSoftmax(matrix.detach().numpy(), bias.detach().numpy(), mean, scale)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One CPU thread for many small operations: on busy cores waiting for each other costs more than the arithmetic,
+    and the result does not depend on the number of threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def standardization(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

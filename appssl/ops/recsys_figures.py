@@ -44,7 +44,7 @@ def figures(out: ArtifactWriter, items: pl.DataFrame, events: pl.DataFrame, titl
     )
     figure, axis = pyplot.subplots(figsize=(6, 2.4), layout="constrained")
     times = events["timestamp"].to_numpy() / (365.25 * 86400) + 1970
-    bins = np.histogram_bin_edges(times, 60)
+    bins = np.histogram_bin_edges(times, 60).tolist()
     for part in ("train", "val", "test"):
         axis.hist(times[(events["split"] == part).to_numpy()], bins, label=part)
     axis.set_xlabel("year")

@@ -1,48 +1,70 @@
-"""Windows over a regular signal: where they start, what they touch, which label they have. Nothing is copied."""
+"""Windows of fixed length over samples of a common clock: where they start, why some are left out, their label."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
+from appssl.ops.resample import GAP, MISSING, NAN
 
-def window_starts(n: int, size: int, step: int) -> np.ndarray:
-    """Starts (W,) int64 of all whole windows of `size` samples, every `step` samples, in a signal of `n` samples."""
-    return np.arange(0, n - size + 1, step, dtype=np.int64)
-
-
-def touches(mask: np.ndarray, starts: np.ndarray, size: int) -> np.ndarray:
-    """(W,) bool: whether any of mask[start : start + size] is True. Cost linear in the length, whatever the overlap."""
-    total = np.concatenate([[0], np.cumsum(mask, dtype=np.int64)])
-    return total[starts + size] > total[starts]
+REASONS = {MISSING: "missing_device", GAP: "gap", NAN: "nan"}
 
 
-def covered(starts: np.ndarray, size: int, n: int) -> np.ndarray:
-    """(n,) bool: samples that lie in at least one window."""
-    change = np.zeros(n + 1, np.int64)
-    np.add.at(change, starts, 1)
-    np.add.at(change, starts + size, -1)
-    return np.cumsum(change[:-1]) > 0
+def lengths(window_seconds: float, overlap: float, hz: float) -> tuple[int, int]:
+    """Samples per window, and samples from one start to the next; at least 1 each."""
+    size = max(1, round(window_seconds * hz))
+    return size, max(1, round(size * (1 - overlap)))
 
 
-def runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    """(begin, end) of each run of True, end not included."""
-    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+def starts(num_samples: int, size: int, step: int, *, anchor: int = 0) -> np.ndarray:
+    """(W,) int64 first samples of all windows that lie within 0..num_samples, such that one begins at `anchor`."""
+    return np.arange(anchor % step, num_samples - size + 1, step, dtype=np.int64)
 
 
-def majority(codes: np.ndarray, starts: np.ndarray, size: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """The most frequent class of each window.
+def counts(flags: np.ndarray, first: np.ndarray, size: int) -> np.ndarray:
+    """(W, ...) int64: how many of the `size` samples from each start are set, of flags (L, ...) bool."""
+    total = np.zeros((len(flags) + 1, *flags.shape[1:]), np.int64)
+    np.cumsum(flags, axis=0, out=total[1:])
+    return total[first + size] - total[first]
+
+
+def left_out(codes: np.ndarray, first: np.ndarray, size: int) -> list[tuple[str, dict[int, int]] | None]:
+    """Why each window is left out, or None.
 
     Args:
-        codes: (n,) or (devices, n) integers, class of each sample, -1 where unlabelled; devices vote together.
+        codes: (L, devices) uint8 of `ops.resample`.
     Returns:
-        classes (W,) int64, -1 where no sample is labelled, the smaller number if two are equally frequent; and the share
-        (W,) float64 of the window's samples, unlabelled ones included, that have this class.
+        Per window the gravest reason of any device, and {device: samples that have it}.
     """
-    codes = np.atleast_2d(codes)
-    best = np.full(len(starts), -1, np.int64)
-    most = np.zeros(len(starts), np.int64)
-    for k in range(num_classes):
-        total = np.concatenate([[0], np.cumsum((codes == k).sum(axis=0), dtype=np.int64)])
-        count = total[starts + size] - total[starts]
-        better = count > most
-        best[better], most[better] = k, count[better]
-    return best, most / (size * len(codes))
+    result: list[tuple[str, dict[int, int]] | None] = [None] * len(first)
+    for code in sorted(REASONS):  # the gravest comes last, and stays
+        touched = counts(codes == code, first, size)
+        for w in np.flatnonzero(touched.any(axis=1)):
+            result[w] = (REASONS[code], {int(d): int(touched[w, d]) for d in np.flatnonzero(touched[w])})
+    return result
+
+
+def majority(
+    labels: np.ndarray, first: np.ndarray, size: int, names: Sequence[str], purity: float
+) -> tuple[list[str | None], np.ndarray]:
+    """Label of each window, and the share of its samples that have it.
+
+    Args:
+        labels: (L,) int64 number in `names`, -1 without label. purity: share from which a window has the label; below,
+            it has none. Of two equally frequent labels the first in `names` counts.
+    """
+    if not len(names) or not len(first):
+        return [None] * len(first), np.zeros(len(first))
+    share = counts(labels[:, None] == np.arange(len(names)), first, size) / size
+    best = share.argmax(axis=1)
+    largest = share[np.arange(len(first)), best]
+    return [names[k] if s > 0 and s >= purity else None for k, s in zip(best, largest, strict=True)], largest
+
+
+def label_ticks(start: np.ndarray, end: np.ndarray, number: Sequence[int], num_samples: int, hz: float) -> np.ndarray:
+    """(num_samples,) int64 labels of ticks i / hz with start <= i / hz < end; -1 elsewhere."""
+    labels = np.full(num_samples, -1, np.int64)
+    low = np.clip(np.ceil(np.round(start * hz, 6)), 0, num_samples).astype(np.int64)
+    high = np.clip(np.ceil(np.round(end * hz, 6)), 0, num_samples).astype(np.int64)
+    for a, b, k in zip(low, high, number, strict=True):
+        labels[a:b] = k
+    return labels

@@ -34,7 +34,7 @@ class Stage:
         return self.artifact.table(name) if self.artifact.has(name) else None
 
     def config(self) -> dict[str, Any]:
-        """`config.yaml`: stage, domain, recipe, seed, description, settings; {} if it is missing."""
+        """`config.yaml`: stage, domain, recipe, seed, settings; {} if it is missing."""
         path = self.folder / "config.yaml"
         return read_yaml(path) if path.is_file() else {}
 
@@ -97,7 +97,12 @@ class Run:
 
     @property
     def description(self) -> str:
-        return next((str(s.config()["description"]) for s in self.stages.values() if "description" in s.config()), "")
+        """The recipe's sentence, from `about.json`: it is not a setting, so it lies beside the stages."""
+        try:
+            about = json.loads((self.folder / "about.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ""
+        return str(about.get("description", ""))
 
     @property
     def all(self) -> list[Stage]:

@@ -113,21 +113,16 @@ def _backbone(
 
 
 def _labelled(config: StageConfig, data: PreparedData, views: Views, labels: Artifact | None) -> LabelledExamples:
-    """Training samples with given or pseudo labels; the fraction is drawn from the given labels."""
+    """Training samples with given labels, or with those of the labeler, which saw the same share of the given ones."""
     settings = config.settings
     train = data.samples.filter(pl.col("split") == "train").with_columns(weight=pl.lit(1.0, pl.Float32))
-    given = take_fraction(train.filter(pl.col("label").is_not_null()), settings.label_fraction, config.seed)
-    chosen = given
-    if settings.labels == "pseudo":
+    if settings.labels == "given":
+        chosen = take_fraction(train.filter(pl.col("label").is_not_null()), settings.label_fraction, config.seed)
+    else:
         if labels is None:
             raise DataError("finetune.labels is pseudo, but no labels were given (--labels).")
         made = labels.table("labels.parquet").filter((pl.col("weight") > 0) & pl.col("label").is_not_null())
-        usable = train.filter(pl.col("label").is_null() | pl.col("id").is_in(given["id"].implode()))
-        chosen = (
-            usable.drop("label", "weight")
-            .join(made.select("id", "label", "weight"), on="id", how="inner")
-            .sort("index")
-        )
+        chosen = train.drop("label", "weight").join(made.select("id", "label", "weight"), on="id").sort("index")
     if chosen.is_empty():
         raise DataError("no labelled training samples to fine-tune on. Give labels, or loosen the labeler's threshold.")
     target = class_numbers(chosen["label"], data.meta.classes)

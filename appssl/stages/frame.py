@@ -61,6 +61,7 @@ def run_stage(
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         done = _already_done(out, config, digests)
         if done is not None:
+            _close(out, done)
             return done
         _fresh_state(out, config, digests)
         journal = Journal(out)
@@ -84,10 +85,17 @@ def run_stage(
         except BaseException as error:
             journal.finish("FAILED", artifact_digest=None, error=str(error) or type(error).__name__)
             raise
-        shutil.rmtree(out / "state", ignore_errors=True)
         write_json(out / "run.json", {"seconds": time.monotonic() - started, **facts, **surroundings()})
-        journal.finish("FINISHED", artifact_digest=artifact.digest)
+        _close(out, artifact)
         return artifact
+
+
+def _close(out: Path, artifact: Artifact) -> None:
+    """What follows the manifest; made up for when a process was killed just after writing that."""
+    shutil.rmtree(out / "state", ignore_errors=True)
+    journal = Journal(out)
+    if journal.is_open:
+        journal.finish("FINISHED", artifact_digest=artifact.digest)
 
 
 def _fresh_state(out: Path, config: StageConfig, inputs: dict[str, str]) -> None:

@@ -21,7 +21,10 @@ def last_stage(result: Path) -> Path:
 def results_root(stage: Path) -> Path:
     """The results folder that a stage folder (`<domain>/<recipe>/s<seed>/<stage>` or `data/<key>`) lies in."""
     resolved = stage.resolve()
-    return resolved.parents[1] if resolved.parent.name == "data" else resolved.parents[3]
+    depth = 1 if resolved.parent.name == "data" else 3
+    if len(resolved.parents) <= depth:
+        raise ArtifactError(f"{stage}: is not in a results folder. Give a folder such as results/wearable/demo/s0.")
+    return resolved.parents[depth]
 
 
 def trace(result: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from appssl.evaluators.classification import binary_auroc
 from appssl.plan import StageConfig
 from appssl.stages.frame import run_stage
 from appssl.stages.models import load_encoder, open_data
-from appssl.stages.rows import training_rows
+from appssl.stages.rows import take_fraction, training_rows
 from appssl.tracking import Journal
 
 
@@ -38,7 +38,7 @@ def pseudolabel(
         encoder, views, _ = load_encoder(inputs["encoder"])
         rows = training_rows(data)
         features = embed(encoder, data, rows, views, threads=settings.threads, accelerator=accelerator)
-        known = data.samples[rows]
+        known = _hide_labels(data.samples[rows], settings.label_fraction or 1.0, config.seed)
         table = known.select("id", "group", "label", "split").with_columns(
             embedding=pl.Series(features.astype(np.float32), dtype=pl.Array(pl.Float32, features.shape[1]))
         )
@@ -55,6 +55,12 @@ def pseudolabel(
         return {"rounds": len(ledger)}
 
     return run_stage(config, out, inputs, work, method=settings.labeler.name)
+
+
+def _hide_labels(known: pl.DataFrame, fraction: float, seed: int) -> pl.DataFrame:
+    """The training rows with all but a share of the given labels taken away."""
+    seen = take_fraction(known.filter(pl.col("label").is_not_null()), fraction, seed)
+    return known.with_columns(label=pl.when(pl.col("id").is_in(seen["id"].implode())).then("label"))
 
 
 def _check(labels: pl.DataFrame, table: pl.DataFrame) -> None:

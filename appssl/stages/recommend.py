@@ -15,16 +15,20 @@ _USERS_AT_ONCE = 256
 
 
 def recommend(artifact: Artifact, model: Any, table: Path, top_k: int) -> tuple[pl.DataFrame, list[Quarantined]]:
-    """Best `top_k` items for every user of a table with a column `user` (or the name used in training).
+    """Best `top_k` items for every user of a table with a column `user`, `user_id` or the name used in training.
 
     Returns:
         (user, rank, item, score), and the users that training did not know.
+    Raises:
+        DataError: if the table cannot be read, has no such column, or none of its users is known.
     """
     users = artifact.table("users.parquet")  # number, id
     items = artifact.table("items.parquet")  # number, id
     seen = artifact.table("seen.parquet")  # user, item numbers
-    wanted = _read_users(table, users)
-    known = wanted.join(users.with_columns(pl.col("id").cast(pl.String)), left_on="user", right_on="id", how="left")
+    source = artifact.json("model.json")["source"]
+    wanted = _read_users(table, (source.get("columns") or {}).get("user"))
+    numbered = users.with_columns(pl.col("id").cast(pl.String))
+    known = wanted.join(numbered, left_on="user", right_on="id", how="left", maintain_order="left")
     unknown = known.filter(pl.col("number").is_null())["user"].to_list()
     numbers = known.filter(pl.col("number").is_not_null())["number"].to_numpy().astype(np.int64)
     if len(numbers) == 0:
@@ -58,11 +62,22 @@ def recommend(artifact: Artifact, model: Any, table: Path, top_k: int) -> tuple[
     return pl.concat(frames), left
 
 
-def _read_users(table: Path, users: pl.DataFrame) -> pl.DataFrame:
+def _read_users(table: Path, trained: str | None) -> pl.DataFrame:
+    """Distinct users, in order. trained: the column's name in the training data."""
     if not table.exists():
         raise DataError(f"{table}: no such table.")
-    frame = pl.read_parquet(table) if table.suffix == ".parquet" else pl.read_csv(table, infer_schema=False)
-    column = next((c for c in frame.columns if c.lower() in ("user", "user_id", "userid")), None)
+    try:
+        frame = pl.read_parquet(table) if table.suffix == ".parquet" else pl.read_csv(table, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"{table}: cannot be read: {error}. Give a CSV or Parquet file with a column user_id."
+        ) from None
+    usual = [c for c in frame.columns if c.lower() in ("user", "user_id", "userid")]
+    column = trained if trained in frame.columns else next(iter(usual), None)
     if column is None:
-        raise DataError(f"{table}: needs a column user_id; it has {', '.join(frame.columns)}.")
-    return frame.select(pl.col(column).cast(pl.String).alias("user")).unique(maintain_order=True)
+        named = "user_id" if trained in (None, "user_id") else f"user_id or {trained}"
+        raise DataError(f"{table}: needs a column {named}; it has {', '.join(frame.columns)}.")
+    found = frame.select(pl.col(column).cast(pl.String).alias("user")).fill_null("(empty)").unique(maintain_order=True)
+    if found.is_empty():
+        raise DataError(f"{table}: holds no users in column {column}.")
+    return found

@@ -1,6 +1,8 @@
 """Which rows of the prepared table a stage sees, and the class numbers of labels."""
 
 import hashlib
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import polars as pl
@@ -49,9 +51,8 @@ def take_fraction(table: pl.DataFrame, fraction: float, seed: int) -> pl.DataFra
         zip(table["label"].to_list(), table["id"].to_list(), table["index"].to_list(), strict=True),
         key=lambda row: (row[0], hashlib.sha256(f"{seed}/{row[1]}".encode()).digest()),
     )
-    counts = dict(table.group_by("label").len().iter_rows())
     taken: list[int] = []
-    for label, count in sorted(counts.items()):
-        of_class = [index for name, _, index in keyed if name == label]
-        taken += of_class[: max(1, round(fraction * count))]
+    for _, rows in groupby(keyed, key=itemgetter(0)):
+        of_class = [index for _, _, index in rows]
+        taken += of_class[: max(1, round(fraction * len(of_class)))]
     return table.filter(pl.col("index").is_in(taken)).sort("index")

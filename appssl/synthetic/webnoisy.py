@@ -1,8 +1,8 @@
 """A keyword crawl with known faults: drawn shapes under six words, wrong labels, irrelevant finds, copies, damage.
 
-Every class is a shape (disc, square, triangle, star, ring, cross) of any colour, size, turn and place, on a textured
-background with other small marks, so that neither colour nor brightness tells the class. Irrelevant finds (stripes,
-spots, gradients with lines) show no such shape, and are in the training part only.
+Every class is a shape (disc, square, triangle, star, ring, cross) of any colour, slightly turned and moved, on a
+textured background with other small marks, so that neither colour nor brightness tells the class. Irrelevant finds
+(stripes, spots, gradients with lines) show no such shape, and are in the training part only.
 """
 
 import io
@@ -120,13 +120,13 @@ def shape(name: str, side: int, rng: np.random.Generator) -> Image.Image:
     large = side * _OVERSAMPLING
     image = _background(large, rng)
     draw = ImageDraw.Draw(image)
-    for _ in range(int(rng.integers(0, 5))):  # small marks that belong to no class
+    for _ in range(int(rng.integers(0, 3))):  # small marks that belong to no class
         x, y = rng.uniform(0, large, 2)
         draw.line(
             (x, y, *(np.array((x, y)) + rng.normal(0, large / 8, 2))), fill=_color(rng), width=int(large / 30) + 1
         )
-    radius = rng.uniform(0.2, 0.36) * large
-    center = rng.uniform(radius, large - radius, 2)
+    radius = rng.uniform(0.26, 0.4) * large
+    center = np.clip(rng.normal(0.5, 0.07, 2) * large, radius, large - radius)
     fill = _contrasting(image, center, radius, rng)
     if name in ("disc", "ring"):
         squeeze = rng.uniform(0.75, 1.0)
@@ -152,7 +152,7 @@ def _outline(name: str, radius: float, center: np.ndarray, rng: np.random.Genera
     else:
         angles = _turns(4 if name == "square" else 3)
         corners = 1.1 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    turn, shear = rng.uniform(0, 2 * math.pi), rng.uniform(-0.2, 0.2)
+    turn, shear = rng.normal(0, 0.3), rng.uniform(-0.2, 0.2)
     matrix = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]]) @ [[1, shear], [0, 1]]
     return corners @ matrix * radius + center
 
@@ -184,7 +184,7 @@ def irrelevant(side: int, rng: np.random.Generator) -> Image.Image:
 
 def _background(side: int, rng: np.random.Generator) -> Image.Image:
     """Cloudy texture in a random tint: a few coarse random values, enlarged."""
-    coarse = rng.normal(0, 25, (5, 5, 3)) + rng.uniform(40, 215, 3)
+    coarse = rng.normal(0, 12, (5, 5, 3)) + rng.uniform(40, 215) + rng.normal(0, 20, 3)
     return Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
 
 

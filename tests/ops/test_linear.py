@@ -100,3 +100,16 @@ def test_embeddings_are_read_from_arrays_and_lists():
 def test_unusable_embeddings_are_refused(rows, message):
     with pytest.raises(DataError, match=message):
         embedding_matrix(pl.Series(rows, dtype=pl.List(pl.Float32)))
+
+
+def test_the_number_of_threads_does_not_change_the_result():
+    import torch
+
+    features, target = clouds(2000, 40)
+    before, digests = torch.get_num_threads(), set()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        digests.add(fit_linear(features, target, 3).digest)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert len(digests) == 1

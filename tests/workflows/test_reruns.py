@@ -19,8 +19,8 @@ def project(finished, tmp_path):
 
 
 def planned(project, *arguments):
-    """Stages that a dry run names."""
-    done = appssl("run", "chain.yaml", "--dry-run", *arguments, cwd=project)
+    """Stages that a dry run names; plug-ins are found in the project's folder."""
+    done = appssl("run", "chain.yaml", "--dry-run", *arguments, cwd=project, PYTHONPATH=str(project))
     assert done.code == 0, done.err
     text = done.out + done.err
     return [stage for stage in STAGES if re.search(rf"^(local)?rule {stage}:", text, re.MULTILINE)]
@@ -36,7 +36,7 @@ def test_a_comment_reruns_nothing(project):
 
 
 def test_a_finetuning_setting_reruns_finetune_and_later_only(project):
-    (project / "chain.yaml").write_text(CHAIN.replace("label_fraction: 0.5", "label_fraction: 0.6"))
+    (project / "chain.yaml").write_text(CHAIN.replace("batch_size: 8", "batch_size: 6"))
     assert planned(project) == ["finetune", "evaluate", "report"]
 
 
@@ -67,10 +67,12 @@ def test_another_number_of_shards_is_prepared_apart_and_changes_no_byte(project)
 
 
 def test_a_default_changed_in_code_reruns_its_stage_and_later(finished, tmp_path):
-    plugin = "from appssl.schedules.cosine import Config as Base, build\nclass Config(Base):\n    name: str = 'mylab'\n    extra: int = {}\n"
+    plugin = (
+        "from appssl.schedules.cosine import Config as Base, build\n"
+        "class Config(Base):\n    name: str = 'mylab.slow'\n    extra: int = {}\n"
+    )
     project = tmp_path / "p"
     shutil.copytree(finished, project, copy_function=shutil.copy2)
-    (project / "mylab.py").write_text(plugin.format(1))
     (project / "mylab").mkdir()
     (project / "mylab" / "__init__.py").write_text("")
     (project / "mylab" / "slow.py").write_text(plugin.format(1))

@@ -1,0 +1,280 @@
+"""One slide to tiles: spacing, tissue, grid, labelled points, and what became of each of them.
+
+Nothing here stops at a bad slide or tile: it is the outcome of that slide or tile, with the values that decided.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from appssl.ops.slide_figures import overlay
+from appssl.ops.slide_pixels import write_header
+from appssl.ops.slides import (
+    BadSlide,
+    Geometry,
+    NotScanned,
+    UnreadableRegion,
+    file_sha256,
+    geometry,
+    open_slide,
+    overview,
+    read_tile,
+    refuse_too_coarse,
+)
+from appssl.ops.tissue import Tissue, covered_share, evenly, find_tissue, grid
+
+_MASK_UM = 8.0  # um per pixel of the overview in which tissue is looked for
+
+Row = dict[str, Any]
+Outcome = Literal["left_out", "failed"]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How slides are tiled; units as in the settings of sources/wsi."""
+
+    spacing_um: float
+    tile_px: int
+    overlap_px: int
+    tissue_fraction: float
+    min_part_um2: float
+    min_hole_um2: float
+    exclude_labels: tuple[str, ...]
+    limit_tiles: int | None
+    check_tiles: bool
+
+    def tile0(self, found: Geometry) -> tuple[float, float]:
+        """Width and height of a tile in level-0 pixels."""
+        return found.pixels0(self.tile_px * self.spacing_um)
+
+    def boxes(self, found: Geometry, mask: np.ndarray, corners: np.ndarray) -> np.ndarray:
+        """Tiles with the given corners (N, 2) as boxes (N, 4) left, top, right, bottom in pixels of the mask."""
+        scale = np.array([mask.shape[1] / found.size[0], mask.shape[0] / found.size[1]])
+        return np.hstack([corners * scale, (corners + np.array(self.tile0(found))) * scale])
+
+
+@dataclass(frozen=True)
+class RejectedTile:
+    """A tile that was not kept. outcome: left_out or failed. reason: a short code."""
+
+    item: str
+    where: str
+    outcome: Outcome
+    reason: str
+    detail: str
+
+
+@dataclass
+class TiledSlide:
+    """What became of a slide.
+
+    Attributes:
+        outcome: kept, left_out or failed, with reason and detail. facts: sha256, size, spacing and tissue, as far as
+            they are known. tiles: those kept: id, kind, x, y (level-0 pixels), label, tissue_fraction, position.
+        overlay: PNG of the slide with tissue and tiles.
+    """
+
+    outcome: Literal["kept", "left_out", "failed"] = "kept"
+    reason: str = ""
+    detail: str = ""
+    facts: Row = field(default_factory=dict)
+    tiles: list[Row] = field(default_factory=list)
+    rejected: list[RejectedTile] = field(default_factory=list)
+    overlay: bytes | None = None
+
+
+def tile_slide(
+    path: Path,
+    slide_id: str,
+    tiling: Tiling,
+    *,
+    mpp: float | None,
+    label: str | None,
+    points: Sequence[Row],
+    pack_into: Callable[[], AbstractContextManager[BinaryIO]] | None,
+) -> TiledSlide:
+    """
+    Args:
+        mpp: spacing stated in the table, um per level-0 pixel. label: of the grid tiles.
+        points: labelled points of this slide: id, x, y, label, where.
+        pack_into: opens the file that pixels of the tiles are written to, as .npy in the order of `position`.
+    """
+    done = TiledSlide()
+    try:
+        with _Opened(path, mpp) as slide:
+            _Tiler(slide, slide_id, tiling, done).tile(label, points, pack_into)
+    except BadSlide as bad:
+        done.outcome, done.reason, done.detail = "failed" if bad.failed else "left_out", bad.reason, bad.detail
+        noted = {rejected.item for rejected in done.rejected}
+        done.rejected += [
+            RejectedTile(p["id"], p["where"], "left_out", "slide_not_used", f"slide {slide_id}: {bad.reason}")
+            for p in points
+            if p["id"] not in noted
+        ]
+    return done
+
+
+class _Tiler:
+    """Fills a `TiledSlide` step by step."""
+
+    def __init__(self, slide: "_Opened", slide_id: str, tiling: Tiling, done: TiledSlide) -> None:
+        self.slide, self.found, self.id, self.tiling, self.done = slide, slide.geometry, slide_id, tiling, done
+
+    def tile(
+        self,
+        label: str | None,
+        points: Sequence[Row],
+        pack_into: Callable[[], AbstractContextManager[BinaryIO]] | None,
+    ) -> None:
+        """
+        Raises:
+            BadSlide: if nothing of the slide can be used.
+        """
+        found, t = self.found, self.tiling
+        self.done.facts |= {"width": found.size[0], "height": found.size[1]}
+        self.done.facts |= {"mpp_x": found.mpp[0], "mpp_y": found.mpp[1], "sha256": _digest(self.slide.path)}
+        self.done.facts |= {"vendor": self.slide.handle.properties.get("openslide.vendor")}
+        refuse_too_coarse(found, t.spacing_um)
+        try:
+            image = overview(self.slide.handle, found, _MASK_UM)
+        except UnreadableRegion as error:
+            raise BadSlide("unreadable", f"its overview cannot be decoded: {error}; copy the file again") from None
+        spacing = found.size[0] * found.mpp[0] / image.shape[1]
+        tissue = find_tissue(image, spacing_um=spacing, min_part_um2=t.min_part_um2, min_hole_um2=t.min_hole_um2)
+        self.done.facts["tissue_mm2"] = float(tissue.mask.sum()) * spacing**2 / 1e6
+        candidates, best = self._candidates(tissue, label, points) if tissue.mask.any() else ([], 0.0)
+        self._read(candidates, pack_into)
+        self._draw(image, tissue)
+        self._explain_nothing(tissue, candidates, best)
+
+    def _candidates(self, tissue: Tissue, label: str | None, points: Sequence[Row]) -> tuple[list[Row], float]:
+        """Tiles that are kept if they can be read, and the largest share of tissue of a grid tile."""
+        t, found = self.tiling, self.found
+        corners = grid(found.size, t.tile0(found), found.pixels0((t.tile_px - t.overlap_px) * t.spacing_um))
+        shares = covered_share(tissue.mask, t.boxes(found, tissue.mask, corners))
+        tiles = []
+        for (x, y), share in zip(corners.tolist(), shares.tolist(), strict=True):
+            tile = {"id": f"{self.id}/{x}_{y}", "kind": "grid", "x": x, "y": y, "label": label}
+            if share >= t.tissue_fraction and share > 0:
+                tiles.append({**tile, "tissue_fraction": share})
+            else:
+                self._reject(tile, "background", f"tissue_fraction {share:.3f}, needed {t.tissue_fraction:g}")
+        on_points = self._on_points(tissue, points)
+        on_points.sort(key=lambda tile: (tile["label"] or "", tile["id"]))  # the limit takes of each label
+        chosen = self._limited(tiles) + self._limited(on_points)
+        best = float(shares.max(initial=0))
+        return sorted(chosen, key=lambda tile: (tile["kind"], tile["y"], tile["x"], tile["id"])), best
+
+    def _on_points(self, tissue: Tissue, points: Sequence[Row]) -> list[Row]:
+        """A tile centred on each point, whatever its share of tissue: the point was put there by someone."""
+        found = self.found
+        width, height = self.tiling.tile0(found)
+        tiles = []
+        for point in points:
+            x, y = round(point["x"] - width / 2), round(point["y"] - height / 2)
+            tile = {"id": point["id"], "kind": "point", "x": x, "y": y, "label": point["label"]}
+            if point["label"] in self.tiling.exclude_labels:
+                self._reject(tile, "excluded_label", f"label {point['label']!r} is in points.exclude_labels")
+            elif x < 0 or y < 0 or x + width > found.size[0] + 0.5 or y + height > found.size[1] + 0.5:
+                what = f"a tile of {width:.0f} x {height:.0f} around it leaves the slide"
+                self._reject(tile, "outside_slide", f"{what} of {found.size[0]} x {found.size[1]} level-0 pixels")
+            else:
+                share = covered_share(tissue.mask, self.tiling.boxes(found, tissue.mask, np.array([[x, y]])))
+                tiles.append({**tile, "tissue_fraction": float(share[0])})
+        return tiles
+
+    def _limited(self, tiles: list[Row]) -> list[Row]:
+        chosen = set(evenly(len(tiles), self.tiling.limit_tiles).tolist())
+        for n, tile in enumerate(tiles):
+            if n not in chosen:
+                self._reject(tile, "limit_tiles", f"limit_tiles {self.tiling.limit_tiles} of {len(tiles)}")
+        return [tile for n, tile in enumerate(tiles) if n in chosen]
+
+    def _read(self, tiles: list[Row], pack_into: Callable[[], AbstractContextManager[BinaryIO]] | None) -> None:
+        """Reads every candidate once and keeps the readable ones; packed pixels of the others stay 0, unused."""
+        t = self.tiling
+        with ExitStack() as stack:
+            file = stack.enter_context(pack_into()) if pack_into is not None and tiles else None
+            if file is not None:
+                write_header(file, len(tiles), t.tile_px)
+            for position, tile in enumerate(tiles):
+                pixels = np.zeros((t.tile_px, t.tile_px, 3), np.uint8)
+                try:
+                    if t.check_tiles or file is not None:
+                        pixels = self.slide.tile((tile["x"], tile["y"]), t.spacing_um, t.tile_px)
+                    self.done.tiles.append({**tile, "position": position})
+                except NotScanned as error:
+                    self._reject(tile, "not_scanned", str(error))
+                except UnreadableRegion as error:
+                    self._reject(tile, "unreadable", str(error), outcome="failed")
+                if file is not None:
+                    file.write(pixels.tobytes())
+
+    def _reject(self, tile: Mapping[str, Any], reason: str, detail: str, outcome: Outcome = "left_out") -> None:
+        where = f"{self.id}: x {tile['x']}, y {tile['y']}"
+        self.done.rejected.append(RejectedTile(tile["id"], where, outcome, reason, detail))
+
+    def _draw(self, image: np.ndarray, tissue: Tissue) -> None:
+        boxes = []
+        for kind in ("grid", "point"):
+            corners = np.array([(t["x"], t["y"]) for t in self.done.tiles if t["kind"] == kind], float).reshape(-1, 2)
+            boxes.append(self.tiling.boxes(self.found, tissue.mask, corners))
+        self.done.overlay = overlay(image, tissue.mask, *boxes)
+
+    def _explain_nothing(self, tissue: Tissue, candidates: Sequence[Row], best: float) -> None:
+        """Raises BadSlide with what was measured if the slide has no tile."""
+        if self.done.tiles:
+            return
+        if tissue.is_dark:
+            why = "the background is dark, as in fluorescence; tissue is found on bright glass only"
+            raise BadSlide("dark_background", f"{why}; {tissue.explained}", failed=False)
+        if not tissue.mask.any():
+            raise BadSlide("zero_tissue", f"no tissue found: {tissue.explained}", failed=False)
+        if candidates:
+            raise BadSlide("unreadable", f"none of {len(candidates)} tiles can be read; copy the file again")
+        size, (width, height) = self.found.size, self.tiling.tile0(self.found)
+        if width > size[0] or height > size[1]:
+            sizes = f"the slide has {size[0]} x {size[1]} level-0 pixels, a tile {width:.0f} x {height:.0f}"
+            raise BadSlide("smaller_than_a_tile", f"{sizes}; set tile_px lower", failed=False)
+        needed = f"largest tissue_fraction of a tile {best:.3f}, needed {self.tiling.tissue_fraction:g}"
+        raise BadSlide("no_tile_with_tissue", f"{needed}; {tissue.explained}", failed=False)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise BadSlide("unreadable", f"cannot be read to its end: {error.strerror or error}; copy it again") from None
+
+
+class _Opened:
+    """One slide while it is prepared; opened again after an error, for OpenSlide refuses a handle that had one."""
+
+    def __init__(self, path: Path, mpp: float | None) -> None:
+        self.path = path
+        self.handle = open_slide(path)
+        try:
+            self.geometry = geometry(self.handle, mpp)
+        except BadSlide:
+            self.handle.close()
+            raise
+
+    def __enter__(self) -> "_Opened":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.close()
+
+    def tile(self, corner: tuple[int, int], spacing_um: float, tile_px: int) -> np.ndarray:
+        try:
+            return read_tile(self.handle, self.geometry, corner, spacing_um=spacing_um, tile_px=tile_px)
+        except NotScanned:
+            raise
+        except UnreadableRegion:
+            self.handle.close()
+            self.handle = open_slide(self.path)
+            raise

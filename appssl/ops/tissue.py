@@ -1,0 +1,201 @@
+"""Where the tissue of a stained section is, from a small image of the whole slide, and how much of it a tile holds.
+
+A pixel is tissue when it absorbs light (optical density) or is coloured (spread of the densities of red, green, blue),
+each above Otsu's threshold, and when there are edges around it: a halo of dissolved stain or an uneven background is
+coloured but smooth. Otsu's threshold is kept inside bounds, because an image that is all glass or all tissue has no two
+classes to part. Densities are measured against the slide's own background, so grey and pink glass are no tissue.
+
+Source of the threshold: Otsu, IEEE Trans. SMC 9(1), 1979, equation 12 (largest between-class variance).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+_DARKEST_GLASS = 180  # no background is taken to be darker, of 255
+_USUAL_GLASS = 240  # where no glass is seen, as in a slide cut out of tissue
+_LEAST_GLASS = 0.005  # share of the pixels
+_SMOOTHING_UM = 16.0  # standard deviation; joins nuclei and the pale cytoplasm between them
+_DENSITY_BOUNDS = (0.05, 0.10)  # smallest and largest threshold of the mean optical density
+_COLOR_BOUNDS = (0.05, 0.09)  # the same for the spread of densities over the channels
+_EDGE = 0.015  # gradient of optical density per pixel that counts as an edge
+_EDGE_WINDOW_UM = 72.0
+_EDGE_SHARE = 0.25  # of the pixels in the window
+_INK_DENSITY = 0.15  # below this a colour cannot be told reliably
+_INK_RATIO = 0.75  # haematoxylin and eosin absorb green most; ink absorbs green less than this share of red or blue
+_BLACK = 40  # of 255, brightest channel: fluorescence background, black scanner border, black ink
+_DARK_SHARE = 0.5  # a slide with more black than this is no stained section on bright glass
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Result of `find_tissue`.
+
+    Attributes:
+        mask: (H, W) bool. is_dark: the background is dark, so the mask is empty.
+        measured: what was decided on, for messages: thresholds, background colour, shares of pixels.
+    """
+
+    mask: np.ndarray
+    is_dark: bool
+    measured: dict[str, float]
+
+    @property
+    def explained(self) -> str:
+        return ", ".join(f"{name} {value:.3g}" for name, value in self.measured.items())
+
+
+def find_tissue(image: np.ndarray, *, spacing_um: float, min_part_um2: float, min_hole_um2: float) -> Tissue:
+    """Tissue mask of a slide.
+
+    Args:
+        image: the whole slide, (H, W, 3) uint8, at about 8 um/px. spacing_um: its um per pixel.
+        min_part_um2: smaller parts are no tissue. min_hole_um2: smaller holes are filled.
+    """
+    is_black = image.max(axis=2) < _BLACK
+    black_share = float(is_black.mean())
+    if black_share > _DARK_SHARE:
+        return Tissue(np.zeros(image.shape[:2], bool), True, {"black_share": black_share})
+    edges = edge_share(image, max(3, round(_EDGE_WINDOW_UM / spacing_um)))
+    background = background_color(image, edges < _EDGE_SHARE)
+    density = optical_density(image, background)
+    mean, color = density.mean(axis=2), np.ptp(density, axis=2)
+    smooth_mean, smooth_color = (ndimage.gaussian_filter(v, _SMOOTHING_UM / spacing_um) for v in (mean, color))
+    density_threshold = float(np.clip(otsu(smooth_mean), *_DENSITY_BOUNDS))
+    color_threshold = float(np.clip(otsu(smooth_color), *_COLOR_BOUNDS))
+    absorbs = (smooth_mean > density_threshold) | (smooth_color > color_threshold)
+    ink = is_ink(density)
+    mask = absorbs & (edges > _EDGE_SHARE) & ~ink & ~is_black
+    mask = cleaned(mask, round(min_part_um2 / spacing_um**2), round(min_hole_um2 / spacing_um**2))
+    measured = {
+        "tissue_share": float(mask.mean()),
+        "density_threshold": density_threshold,
+        "color_threshold": color_threshold,
+        "absorbing_share": float(absorbs.mean()),
+        "absorbing_with_edges_share": float((absorbs & (edges > _EDGE_SHARE)).mean()),
+        "ink_share": float(ink.mean()),
+        "black_share": black_share,
+        "background_green": float(background[1]),
+    }
+    return Tissue(mask & ~ink & ~is_black, False, measured)
+
+
+def background_color(image: np.ndarray, is_smooth: np.ndarray) -> np.ndarray:
+    """Colour of the glass, (3,) float64 in 180..255: the median of the bright smooth pixels.
+
+    Args:
+        image: (H, W, 3) uint8. is_smooth: (H, W) bool, pixels without edges around them; tissue always has some.
+    """
+    glass = image[is_smooth & (image.min(axis=2) >= _DARKEST_GLASS)]
+    if len(glass) < max(1, _LEAST_GLASS * is_smooth.size):
+        return np.full(3, float(_USUAL_GLASS))
+    return np.median(glass, axis=0)
+
+
+def optical_density(image: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """log10 of background over intensity, (H, W, 3) float32 >= 0; 0 on glass. One is added against log of 0."""
+    intensity = image.astype(np.float32) + 1
+    return np.maximum(np.log10((background.astype(np.float32) + 1) / intensity), 0)
+
+
+def otsu(values: np.ndarray, num_bins: int = 256) -> float:
+    """Threshold that parts `values` into two classes with the largest variance between them; their one value if equal.
+
+    Args:
+        values: any shape, finite.
+    """
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        return low
+    counts, borders = np.histogram(values, bins=num_bins, range=(low, high))
+    centers = (borders[:-1] + borders[1:]) / 2
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    above = counts.sum() - below
+    moment = np.cumsum(counts * centers)
+    mean_below = moment[:-1] / np.maximum(below, 1)
+    mean_above = (moment[-1] - moment[:-1]) / np.maximum(above, 1)
+    return float(borders[1:-1][np.argmax(below * above * (mean_below - mean_above) ** 2)])
+
+
+def edge_share(image: np.ndarray, window: int) -> np.ndarray:
+    """Share of pixels with an edge in a square of `window` pixels around each one, (H, W) float32 in 0..1.
+
+    An edge is a gradient of the mean log10 intensity, so it does not depend on the background.
+    """
+    brightness = np.log10(image.astype(np.float32) + 1).mean(axis=2)
+    steps = [ndimage.sobel(brightness, axis=axis, mode="nearest") / 8 for axis in (0, 1)]  # 8: Sobel's unit gradient
+    return ndimage.uniform_filter((np.hypot(*steps) > _EDGE).astype(np.float32), window, mode="nearest")
+
+
+def is_ink(density: np.ndarray) -> np.ndarray:
+    """Pixels that absorb green clearly less than red or blue, as blue and green pens do, (H, W) bool.
+
+    Red ink absorbs green as eosin does and is not told apart from it.
+    """
+    other = np.maximum(density[..., 0], density[..., 2])
+    return (other > _INK_DENSITY) & (density[..., 1] < _INK_RATIO * other)
+
+
+def cleaned(mask: np.ndarray, min_part: int, min_hole: int) -> np.ndarray:
+    """Without parts below `min_part` pixels and holes below `min_hole`, 4-connected; holes are filled first."""
+    filled = mask | _small(~mask, min_hole)
+    return filled & ~_small(filled, min_part)
+
+
+def _small(mask: np.ndarray, limit: int) -> np.ndarray:
+    labels, count = ndimage.label(mask)
+    small = np.bincount(labels.ravel(), minlength=count + 1) < limit
+    small[0] = False
+    return small[labels]
+
+
+def covered_share(mask: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Share of each box that is True, (N,) float64 in 0..1; pixels that a box cuts count by their area inside.
+
+    Args:
+        mask: (H, W) bool. boxes: (N, 4) float64 left, top, right, bottom in pixels of the mask, of positive area.
+    """
+    integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    integral[1:, 1:] = mask.cumsum(axis=0).cumsum(axis=1)
+    left, top, right, bottom = boxes.T.astype(np.float64)
+    inside = (
+        _at(integral, bottom, right)
+        - _at(integral, top, right)
+        - _at(integral, bottom, left)
+        + _at(integral, top, left)
+    )
+    return np.clip(inside / ((right - left) * (bottom - top)), 0, 1)
+
+
+def _at(integral: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The integral image between its grid points; bilinear is exact, for the mask is constant within a pixel."""
+    rows, columns = integral.shape
+    y, x = np.clip(y, 0, rows - 1), np.clip(x, 0, columns - 1)
+    top, left = np.minimum(y.astype(int), rows - 2), np.minimum(x.astype(int), columns - 2)
+    v, h = y - top, x - left
+    above = integral[top, left] * (1 - h) + integral[top, left + 1] * h
+    below = integral[top + 1, left] * (1 - h) + integral[top + 1, left + 1] * h
+    return above * (1 - v) + below * v
+
+
+def grid(size: tuple[float, float], tile: tuple[float, float], step: tuple[float, float]) -> np.ndarray:
+    """Top left corners of all tiles that lie inside, row by row, (N, 2) int64 x, y.
+
+    Args:
+        size: width, height. tile: width, height of a tile. step: distance of tiles, not rounded, so that it does not
+            drift over a large slide. All in level-0 pixels.
+    """
+    if tile[0] > size[0] or tile[1] > size[1]:
+        return np.zeros((0, 2), np.int64)
+    counts = [int((size[k] - tile[k]) // step[k]) + 1 for k in (0, 1)]
+    x, y = (np.rint(np.arange(counts[k]) * step[k]) for k in (0, 1))
+    corners = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.int64)
+    return corners[(corners + np.array(tile) <= np.array(size) + 0.5).all(axis=1)]
+
+
+def evenly(count: int, limit: int | None) -> np.ndarray:
+    """`limit` of the positions 0..count-1, the middles of equal stretches, (M,) int64; all without a limit."""
+    if limit is None or count <= limit:
+        return np.arange(count)
+    return ((2 * np.arange(limit) + 1) * count) // (2 * limit)

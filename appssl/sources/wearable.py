@@ -1,0 +1,526 @@
+"""Recordings of body-worn devices on one clock: aligned windows of all devices of a person, with gaps explained.
+
+Recordings of one person that overlap in time, or share a session column, are a session. All devices of a session are
+resampled to ticks of one clock (`ops/resample.py` states how), which begins with its first sample. Windows are offsets
+into one memory-mapped array, so overlap costs nothing. A window that touches a gap, a sample without number, or a time
+without one of the devices is left out with its reason; nothing is filled. Times are taken as they are: offset and drift
+between the clocks of the devices are not corrected.
+
+A recording whose times or numbers cannot be used fails; the others go on. Samples with equal time are averaged. The
+label of a window is the one that `label_purity` of its samples have; windows without such a label are kept without.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field, model_validator
+
+from appssl.artifact import Artifact, ArtifactWriter, sha256_file
+from appssl.contracts import Meta, Quarantined
+from appssl.errors import DataError
+from appssl.ops.paths import inside
+from appssl.ops.recording_draft import drafted
+from appssl.ops.recording_tables import Columns, LongTable, RecordingTable, Wide
+from appssl.ops.recordings import (
+    BadRecording,
+    Intervals,
+    Recording,
+    Samples,
+    TimeUnit,
+    known_labels,
+    label_names,
+    name_intervals,
+    read_intervals,
+    refuse,
+    shown_rows,
+)
+from appssl.ops.resample import check_rate, estimated_hz, increasing
+from appssl.ops.sessions import (
+    Clock,
+    Usable,
+    collisions,
+    interval_labels,
+    never_meet,
+    on_one_clock,
+    sample_labels,
+    sessions,
+    shown,
+)
+from appssl.ops.signal_sheets import figures
+from appssl.ops.split import GroupSplit, group_split, refuse_leak
+from appssl.ops.windows import left_out, lengths, majority, starts
+from appssl.settings import Settings, nearest
+
+_RECORDINGS: dict[str, Any] = {
+    "id": pl.String, "subject": pl.String, "device": pl.String, "where": pl.String, "sha256": pl.String,
+    "session": pl.String, "start_seconds": pl.Float64,
+    "end_seconds": pl.Float64, "recorded_hz": pl.Float64, "num_samples": pl.Int64,
+    "repeated": pl.String, "nan": pl.String, "outcome": pl.String, "reason": pl.String, "detail": pl.String,
+}  # fmt: skip
+_SESSIONS: dict[str, Any] = {
+    "session": pl.String, "subject": pl.String, "start_seconds": pl.Float64, "num_samples": pl.Int64,
+    "windows_beyond_limit": pl.Int64,
+}  # fmt: skip
+_WINDOWS: dict[str, Any] = {
+    "id": pl.String, "session": pl.String, "subject": pl.String, "offset": pl.Int64, "start_seconds": pl.Float64,
+    "label": pl.String, "label_share": pl.Float64, "reason": pl.String, "detail": pl.String,
+}  # fmt: skip
+
+
+Row = dict[str, Any]
+Rows = list[Row]
+
+
+class Config(Settings):
+    name: Literal["wearable"] = "wearable"
+    table: str | None = Field(None, description="input as table of recordings: recording_id, subject_id, device, path")
+    long_table: str | None = Field(None, description="input as one table with the samples of all recordings")
+    columns: Columns = Field(Columns(), description="what the columns of the samples mean")
+    wide: Wide | None = Field(None, description="names of the columns when every device is a group of columns")
+    time_unit: TimeUnit = Field("seconds", description="of all times: seconds, iso, or unix_ms (since 1970)")
+    recorded_hz: float | None = Field(None, gt=0, le=1e5, description="stated rate of the recordings, Hz")
+    labels: str | None = Field(None, description="table of labels as intervals: subject_id, start, end, activity")
+    label_names: str | None = Field(None, description="table of two columns: label value, its name")
+    classes: tuple[str, ...] = Field((), description="allowed labels in the order of class numbers; empty: all")
+    devices: tuple[str, ...] = Field((), description="devices of a window; empty: all that occur")
+    channels: tuple[str, ...] = Field((), description="channels of every device; empty: all columns that are left")
+    sampling_hz: float = Field(25.0, gt=0, le=1e5, description="rate of the common clock, Hz")
+    max_gap_seconds: float = Field(0.25, gt=0, description="samples further apart are not interpolated, seconds")
+    window_seconds: float = Field(4.0, gt=0, description="length of a window, seconds")
+    overlap: float = Field(0.5, ge=0, lt=1, description="share of a window that the next one repeats")
+    label_purity: float = Field(0.8, ge=0, le=1, description="share of a window's samples that its label needs")
+    split: GroupSplit = Field(GroupSplit(), description="division of the subjects when there is no split column")
+    limit_subjects: int | None = Field(None, ge=1, description="use the first subjects only, by name")
+    limit_seconds: float | None = Field(None, gt=0, description="use the beginning of every session only, seconds")
+
+    @model_validator(mode="after")
+    def _one_input(self) -> "Config":
+        if (self.table is None) == (self.long_table is None):
+            raise ValueError("give exactly one of table and long_table")
+        if self.table is not None and (self.wide or self.columns.session or self.columns.order):
+            raise ValueError("wide, columns.session and columns.order are for long_table")
+        if self.labels is not None and self.columns.label is not None:
+            raise ValueError("give labels as intervals (labels) or per sample (columns.label), not both")
+        for name in ("classes", "devices", "channels"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} has a name twice")
+        return self
+
+
+@dataclass
+class Index:
+    """What all shards know: the listed recordings and what is expected of each."""
+
+    input: RecordingTable | LongTable
+    subjects: list[str]
+    devices: tuple[str, ...]
+    channels: tuple[str, ...]
+    names: dict[str, str] | None
+    intervals: dict[str, Intervals]
+    splits: dict[str, str] = field(default_factory=dict)
+
+
+class Wearable:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.size, self.step = lengths(config.window_seconds, config.overlap, config.sampling_hz)
+
+    def inputs(self, root: Path) -> list[Path]:
+        return [root / path for path in self._tables().values()]
+
+    def _tables(self) -> dict[str, str]:
+        names = ("table", "long_table", "labels", "label_names")
+        return {name: path for name in names if (path := getattr(self.config, name)) is not None}
+
+    def prepare(self, root: Path, shard: int, num_shards: int, out: ArtifactWriter) -> None:
+        """Resamples the sessions of every `num_shards`-th subject.
+
+        Writes `signal.f32` (all samples of its sessions, devices * channels, float32) and the tables of recordings,
+        sessions and windows.
+
+        Raises:
+            DataError: if the tables are wrong, or a label is not a class; all problems in one message.
+        """
+        index = self.index(root)
+        for name, path in self._tables().items():
+            out.input(f"table:{name}", sha256_file(inside(root, path)))
+        recordings: Rows = []
+        stored: Rows = []
+        windows: Rows = []
+        problems: list[str] = []
+        with out.open("signal.f32") as file:
+            for subject, loaded in index.input.load(index.subjects[shard::num_shards], index.channels):
+                usable = [u for r, s in loaded if (u := self._check(r, s, index, recordings, problems)) is not None]
+                for name, part in self._sessions(subject, usable, recordings):
+                    clock, own, row = self._session(name, subject, part, index)
+                    file.write(clock.values.data)
+                    windows += own
+                    stored.append(row)
+        refuse(problems)
+        out.table("recordings.parquet", pl.DataFrame(recordings, schema=_RECORDINGS))
+        out.table("sessions.parquet", pl.DataFrame(stored, schema=_SESSIONS))
+        out.table("windows.parquet", pl.DataFrame(windows, schema=_WINDOWS))
+        about = {
+            "shard": shard,
+            "num_shards": num_shards,
+            "devices": index.devices,
+            "channels": index.channels,
+            "order": list(index.names.values()) if index.names else [],
+            "splits": index.splits,
+            "not_chosen": sum(r.subject not in set(index.subjects) for r in index.input.recordings),
+        }
+        out.json("shard.json", about)
+
+    def index(self, root: Path) -> Index:
+        """Lists recordings, devices, channels and labels; see `prepare` for errors."""
+        c = self.config
+        listing: RecordingTable | LongTable
+        if c.table is not None:
+            listing = RecordingTable(root, c.table, columns=c.columns, unit=c.time_unit, hz=c.recorded_hz)
+        else:
+            listing = LongTable(
+                root, str(c.long_table), columns=c.columns, wide=c.wide, unit=c.time_unit, hz=c.recorded_hz
+            )
+        subjects = sorted({r.subject for r in listing.recordings})
+        found = sorted({r.device for r in listing.recordings})
+        unknown = [f"devices: {d!r} has no recording.{nearest(d, found)}" for d in c.devices if d not in found]
+        refuse(unknown)
+        names = label_names(root, c.label_names) if c.label_names else None
+        intervals = read_intervals(root, c.labels, c.time_unit, subjects) if c.labels else {}
+        refuse(name_intervals(intervals, names, c.classes, c.labels or ""))
+        return Index(
+            listing,
+            subjects[: c.limit_subjects],
+            c.devices or (c.wide.devices if c.wide else tuple(found)),
+            c.channels or listing.channels(),
+            names,
+            intervals,
+            _splits(listing.recordings) if c.columns.split else {},
+        )
+
+    def _check(
+        self, recording: Recording, samples: Samples | BadRecording, index: Index, rows: Rows,
+        problems: list[str],
+    ) -> Usable | None:  # fmt: skip
+        """The recording with increasing time and known labels, or None; its row of the table in any case."""
+        row: dict[str, Any] = {
+            "id": recording.id,
+            "subject": recording.subject,
+            "device": recording.device,
+            "where": recording.where,
+        }
+        row["sha256"] = index.input.digest(recording)
+        if recording.device not in index.devices:
+            rows.append({**row, "outcome": "left_out", "reason": "other_device", "detail": "not named in devices"})
+            return None
+        try:
+            if isinstance(samples, BadRecording):
+                raise samples
+            clean = increasing(samples.seconds, samples.values, samples.rows)
+            hz = estimated_hz(clean.seconds, len(samples.seconds))
+            check_rate(hz, stated=recording.hz, hz=self.config.sampling_hz, max_gap=self.config.max_gap_seconds)
+        except BadRecording as bad:
+            rows.append({**row, "outcome": "failed", "reason": bad.reason, "detail": bad.detail})
+            return None
+        labels = None
+        if samples.labels is not None:
+            labels = known_labels(
+                samples.labels, samples.rows, index.names, self.config.classes, recording.where, problems
+            )
+            labels = [labels[k] for k in clean.kept]
+        bad_rows = samples.rows[~np.isfinite(samples.values).all(axis=1)]
+        row |= {
+            "start_seconds": float(clean.seconds[0]),
+            "end_seconds": float(clean.seconds[-1]),
+            "recorded_hz": hz,
+            "num_samples": len(samples.seconds),
+            "repeated": f"{len(clean.repeated)}: {shown_rows(clean.repeated)}" if len(clean.repeated) else "",
+            "nan": f"{len(bad_rows)}: {shown_rows(bad_rows)}" if len(bad_rows) else "",
+        }
+        rows.append({**row, "outcome": "kept", "reason": "", "detail": ""})
+        return Usable(recording, clean, labels, hz)
+
+    def _sessions(self, subject: str, usable: list[Usable], rows: Rows) -> list[tuple[str, list[Usable]]]:
+        """Name and recordings of the sessions of a subject; what cannot be used is noted in its row."""
+        by_id = {row["id"]: row for row in rows}
+        for name, detail in (refused := collisions(usable)).items():
+            by_id[name].update(outcome="failed", reason="overlapping_recordings", detail=detail)
+        usable = [u for u in usable if u.recording.id not in refused]
+        if never_meet(usable):
+            detail = "no two devices overlap: " + "; ".join(f"{u.recording.id} {shown(u.span)}" for u in usable[:5])
+            for u in usable:
+                by_id[u.recording.id].update(outcome="left_out", reason="clocks_without_overlap", detail=detail)
+            return []
+        found = sessions(subject, usable)
+        for name, part in found:
+            for u in part:
+                by_id[u.recording.id]["session"] = name
+        return found
+
+    def _session(self, name: str, subject: str, part: list[Usable], index: Index) -> tuple[Clock, Rows, Row]:
+        """The session on one clock, its windows, and its row of the table of sessions."""
+        hz, limit = self.config.sampling_hz, self.config.limit_seconds
+        clock = on_one_clock(part, index.devices, len(index.channels), hz=hz, max_gap=self.config.max_gap_seconds)
+        length = len(clock.codes)
+        if subject in index.intervals:
+            given = part[0].recording.session
+            found = interval_labels(index.intervals[subject], given, origin=clock.origin, length=length, hz=hz)
+        else:
+            found = sample_labels(part, index.devices, origin=clock.origin, length=length, hz=hz)
+        first = starts(length, self.size, self.step, anchor=clock.anchor)
+        chosen = first if limit is None else first[first + self.size <= clock.anchor + round(limit * hz)]
+        about = {"session": name, "subject": subject, "start_seconds": clock.origin}
+        beyond = len(first) - len(chosen)
+        windows = self._windows(about, clock, found, chosen, index)
+        return clock, windows, {**about, "num_samples": length, "windows_beyond_limit": beyond}
+
+    def _windows(
+        self, about: Row, clock: Clock, found: tuple[np.ndarray, list[str]], first: np.ndarray, index: Index
+    ) -> Rows:
+        why = left_out(clock.codes, first, self.size)
+        labels, shares = majority(found[0], first, self.size, found[1], self.config.label_purity)
+        rows = []
+        for k, offset in enumerate(first.tolist()):
+            reason, touched = why[k] or ("", {})
+            parts = [f"{index.devices[d]} {count} of {self.size} samples" for d, count in touched.items()]
+            rows.append(
+                {
+                    **about,
+                    "id": f"{about['session']}/{k:06d}",
+                    "offset": offset,
+                    "start_seconds": clock.origin + offset / self.config.sampling_hz,
+                    "label": labels[k],
+                    "label_share": float(shares[k]),
+                    "reason": reason,
+                    "detail": ", ".join(parts),
+                }
+            )
+        return rows
+
+    def merge(self, root: Path, shards: Sequence[Artifact], out: ArtifactWriter) -> None:
+        """Joins the shards: `signal.npy`, samples, meta, figures, and what became of recordings and windows.
+
+        Raises:
+            DataError: if the shards do not belong together, or the subjects cannot be divided.
+        """
+        about = _checked(shards)
+        recordings = pl.concat([s.table("recordings.parquet") for s in shards]).sort("id")
+        windows = pl.concat([s.table("windows.parquet") for s in shards]).sort("id")
+        sessions = _placed(shards).sort("session")
+        _account(recordings, windows, sessions, about, out)
+        kept = windows.filter(reason="")
+        splits = self._divided(kept["subject"].unique().to_list(), about["splits"])
+        stored = sessions.join(kept.select("session").unique(), on="session", how="semi", maintain_order="left")
+        stored = stored.with_columns(position=stored["num_samples"].cum_sum() - stored["num_samples"])
+        width = (len(about["devices"]), len(about["channels"]))
+        mean, std = _write_signal(stored, shards, width, splits, out)
+        samples = _samples_table(kept, stored, splits)
+        out.table("samples.parquet", samples)
+        out.table("sessions.parquet", stored.select("session", "subject", "start_seconds", "num_samples", "position"))
+        out.table("recordings.parquet", recordings)
+        found = set(samples["label"].drop_nulls())
+        order = [name for name in dict.fromkeys(about["order"]) if name in found] or sorted(found)
+        classes = self.config.classes or tuple(order)
+        facts = {
+            "devices": about["devices"],
+            "channels": about["channels"],
+            "sampling_hz": self.config.sampling_hz,
+            "window_seconds": self.size / self.config.sampling_hz,
+            "window_samples": self.size,
+            "overlap": self.config.overlap,
+            "channel_mean": mean.tolist(),
+            "channel_std": std.tolist(),
+        }
+        out.json("meta.json", asdict(Meta("wearable", "wearable", "classification", classes, "subject", facts)))
+        self._figures(samples, classes, facts, out)
+
+    def _divided(self, subjects: list[str], given: dict[str, str]) -> dict[str, str]:
+        if not subjects or given:
+            return {subject: given.get(subject, "train") for subject in subjects}
+        return group_split(subjects, self.config.split)
+
+    def _figures(
+        self, samples: pl.DataFrame, classes: Sequence[str], facts: dict[str, Any], out: ArtifactWriter
+    ) -> None:
+        signal = np.load(out.folder / "signal.npy", mmap_mode="r") if len(samples) else np.zeros((0, 0))
+        sheets = figures(samples, signal, classes, facts)
+        for sheet in sheets:
+            out.bytes(sheet.file, sheet.content)
+        out.json("figures.json", [{"file": s.file, "title": s.title, "caption": s.caption} for s in sheets])
+
+    def open(self, artifact: Artifact) -> "WearableData":
+        return WearableData(artifact)
+
+
+class WearableData:
+    """Prepared windows; `read` gives (devices, channels, time) float32. Memory-mapped: overlap is not stored."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        values = artifact.json("meta.json")
+        self.meta = Meta(**{**values, "classes": tuple(values["classes"])})
+        self.samples: pl.DataFrame = artifact.table("samples.parquet")
+        self._signal = np.load(artifact.path("signal.npy"), mmap_mode="r")
+        self._position = self.samples["position"].to_numpy()
+        facts = self.meta.facts
+        self._shape = (int(facts["window_samples"]), len(facts["devices"]), len(facts["channels"]))
+
+    def read(self, row: int) -> np.ndarray:
+        start = int(self._position[row])
+        window = self._signal[start : start + self._shape[0]].reshape(self._shape)
+        return np.ascontiguousarray(window.transpose(1, 2, 0))
+
+
+def build(config: Config) -> Wearable:
+    return Wearable(config)
+
+
+def for_new_data(config: Config, table: str) -> Config:
+    """Settings that prepare a new table, laid out as the training data but without labels, in one part.
+
+    Args:
+        table: its name, relative to the root it will be prepared with.
+    """
+    c = config.columns
+    session = tuple(name for name in c.session if name != c.label)
+    columns = c.model_copy(update={"label": None, "split": None, "session": session})
+    place = {"table": table} if config.table is not None else {"long_table": table}
+    kept = config.model_dump(
+        include={"name", "time_unit", "recorded_hz", "devices", "channels", "sampling_hz"}
+        | {"max_gap_seconds", "window_seconds", "overlap"}
+    )
+    return Config(**kept, **place, columns=columns, wide=config.wide, split=GroupSplit(test=0))
+
+
+def draft(table: Path) -> dict[str, Any]:
+    """A recipe for a table of recordings (or a folder with recordings.csv) or a long table, from its columns.
+
+    Raises:
+        DataError: if it cannot be told what the columns are.
+    """
+    source = drafted(table)
+    labelled = "labels" in source or "label" in source.get("columns", {})
+    recipe: dict[str, Any] = {
+        "description": f"An encoder pretrained on the windows of {table.name}"
+        + (", and a classifier of activities for held-out subjects." if labelled else "."),
+        "domain": "wearable",
+        "data": {"source": {"name": "wearable", **source, "window_seconds": 4.0}, "budget": 0.01},
+        "pretrain": {"backbone": "cnn1d", "views": "signal", "learner": "joint_embedding", "fit": {"epochs": 30}},
+    }
+    quick: dict[str, Any] = {"data.source.limit_seconds": 120, "pretrain.fit.epochs": 1}
+    if labelled:
+        recipe |= {"finetune": {"finetuner": "full", "fit": {"epochs": 10}}}
+        recipe |= {"evaluate": {"evaluators": ["classification", "knn"]}}
+        quick["finetune.fit.epochs"] = 2
+    return {**recipe, "quick": quick}
+
+
+def _splits(recordings: Sequence[Recording]) -> dict[str, str]:
+    parts: dict[str, set[str]] = {}
+    for recording in recordings:
+        parts.setdefault(recording.subject, set()).add(recording.split or "train")
+    refuse_leak(parts, "subject")
+    return {subject: next(iter(found)) for subject, found in sorted(parts.items())}
+
+
+# Joining shards
+
+
+def _checked(shards: Sequence[Artifact]) -> dict[str, Any]:
+    about = [shard.json("shard.json") for shard in shards]
+    common = ("devices", "channels", "order", "splits", "not_chosen", "num_shards")
+    if any(a[key] != about[0][key] for a in about for key in common):
+        raise DataError("the input changed while its shards were prepared. Prepare all shards again.")
+    if sorted(a["shard"] for a in about) != list(range(about[0]["num_shards"])):
+        raise DataError(f"shards {[a['shard'] for a in about]} given, {about[0]['num_shards']} are needed, each once.")
+    return about[0]
+
+
+def _placed(shards: Sequence[Artifact]) -> pl.DataFrame:
+    """Sessions of all shards, with the shard and the first row they have there."""
+    tables = []
+    for n, shard in enumerate(shards):
+        table = shard.table("sessions.parquet")
+        begin = table["num_samples"].cum_sum() - table["num_samples"]
+        tables.append(table.with_columns(source=pl.lit(n, pl.Int64), row=begin.cast(pl.Int64)))
+    return pl.concat(tables)
+
+
+def _write_signal(
+    stored: pl.DataFrame,
+    shards: Sequence[Artifact],
+    width: tuple[int, int],
+    splits: dict[str, str],
+    out: ArtifactWriter,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`signal.npy`; mean and standard deviation (devices, channels) float64 over the training subjects."""
+    columns = width[0] * width[1]
+    count, total, squares = (np.zeros(columns) for _ in range(3))
+    header = {"descr": "<f4", "fortran_order": False, "shape": (int(stored["num_samples"].sum()), columns)}
+    with out.open("signal.npy") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for source, row, length, subject in stored.select("source", "row", "num_samples", "subject").iter_rows():
+            values = np.fromfile(
+                shards[source].path("signal.f32"), np.float32, length * columns, offset=row * columns * 4
+            ).reshape(length, columns)
+            file.write(values.data)
+            if splits[subject] == "train":
+                usable = np.isfinite(values)
+                exact = np.where(usable, values, 0).astype(np.float64)
+                count, total, squares = count + usable.sum(0), total + exact.sum(0), squares + (exact**2).sum(0)
+    known = np.maximum(count, 1)
+    mean = total / known
+    std = np.sqrt(np.maximum(squares / known - mean**2, 0))
+    return mean.reshape(width), std.reshape(width)
+
+
+def _samples_table(kept: pl.DataFrame, stored: pl.DataFrame, splits: dict[str, str]) -> pl.DataFrame:
+    table = kept.join(stored.select("session", "position"), on="session", how="left", maintain_order="left")
+    return table.with_row_index("index").select(
+        pl.col("index").cast(pl.Int64),
+        "id",
+        pl.col("subject").alias("group"),
+        pl.col("subject").replace_strict(splits, return_dtype=pl.String).alias("split"),
+        "label",
+        pl.lit(None, pl.String).alias("true_label"),
+        "session",
+        "start_seconds",
+        (pl.col("position") + pl.col("offset")).alias("position"),
+        "label_share",
+    )
+
+
+def _account(
+    recordings: pl.DataFrame, windows: pl.DataFrame, sessions: pl.DataFrame, about: dict[str, Any], out: ArtifactWriter
+) -> None:
+    """Accounts `recordings` and `windows`, and what the limits did not take, which is a choice and no quarantine."""
+    account = out.account("recordings")
+    for row in recordings.iter_rows(named=True):
+        if row["outcome"] == "kept":
+            account.keep()
+        else:
+            (account.fail if row["outcome"] == "failed" else account.leave_out)(row["reason"])
+            values = (row["where"], row["outcome"], row["reason"], row["detail"])
+            out.quarantine.append(Quarantined("recording", row["id"], *values))
+        for reason, name, text in (("time_repeated", "repeated", "averaged"), ("nan", "nan", "not used")):
+            if row[name]:
+                out.quarantine.append(
+                    Quarantined("samples", row["id"], row["where"], "left_out", reason, f"{row[name]}; {text}")
+                )
+    account = out.account("windows")
+    account.keep(int((windows["reason"] == "").sum()))
+    for row in windows.filter(pl.col("reason") != "").iter_rows(named=True):
+        account.leave_out(row["reason"])
+        where = f"session {row['session']} at {row['start_seconds']:.3f} s"
+        out.quarantine.append(Quarantined("window", row["id"], where, "left_out", row["reason"], row["detail"]))
+    beyond = int(sessions["windows_beyond_limit"].sum())
+    for what, left, used, limit in (
+        ("listed recordings", about["not_chosen"], len(recordings), "limit_subjects"),
+        ("listed windows", beyond, len(windows), "limit_seconds"),
+    ):
+        if left:
+            out.account(what).keep(used)
+            out.account(what).leave_out(f"not chosen by {limit}", left)

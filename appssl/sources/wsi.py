@@ -1,0 +1,466 @@
+"""Whole-slide images: a table of slides becomes tiles of one spacing, of tissue only, with labels and parts.
+
+Each slide is opened, its spacing found, its tissue marked on an overview, and a grid of tiles laid over it; labelled
+points become tiles centred on them. What is not kept, slide or tile, lies in the quarantine with its reason and the
+values that decided. Kept tiles are read once while they are prepared: unreadable regions are known before training.
+
+Coordinates are level-0 pixels of the slide. Pixels stay in the slides and are read when they are needed, or are packed
+into one array (`pixels`). How tiles are resampled is stated in `ops/slides.py`, what tissue is in `ops/tissue.py`.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field, model_validator
+
+from appssl.artifact import Artifact, ArtifactWriter, sha256_file, write_json
+from appssl.contracts import Meta, Quarantined
+from appssl.errors import DataError
+from appssl.ops.paths import inside
+from appssl.ops.slide_figures import sheet
+from appssl.ops.slide_pixels import LazyTiles, PackedTiles, color_statistics, pack
+from appssl.ops.slide_table import (
+    Columns,
+    Points,
+    guessed_columns,
+    list_folder,
+    list_points,
+    list_slides,
+    read_table,
+    refuse,
+)
+from appssl.ops.slide_tiling import TiledSlide, Tiling, tile_slide
+from appssl.ops.slides import SUFFIXES, VERSION
+from appssl.ops.split import GroupSplit, group_split, refuse_leak
+from appssl.ops.tissue import evenly
+from appssl.settings import Settings
+
+_ROOT = "root.json"  # where the slides are on this machine; beside the manifest, not part of the result
+_FEW_GROUPS = 5  # in the test part, below which nothing can be said of patients
+_STATISTICS_TILES = 256  # training tiles that mean and standard deviation of colours are taken from
+_SHOWN_SLIDES, _SHOWN_TILES = 8, 8
+_SLIDES: dict[str, Any] = {
+    "unit": pl.Int64, "slide_id": pl.String, "path": pl.String, "patient": pl.String, "label": pl.String,
+    "group": pl.String, "split": pl.String, "outcome": pl.String, "reason": pl.String, "sha256": pl.String,
+    "width": pl.Int64, "height": pl.Int64, "mpp_x": pl.Float64, "mpp_y": pl.Float64, "stated_mpp": pl.Float64,
+    "vendor": pl.String, "tissue_mm2": pl.Float64, "num_tiles": pl.Int64, "overlay": pl.Boolean,
+}  # fmt: skip
+_TILES: dict[str, Any] = {
+    "id": pl.String, "slide_id": pl.String, "kind": pl.String, "x": pl.Int64, "y": pl.Int64, "label": pl.String,
+    "tissue_fraction": pl.Float64, "unit": pl.Int64, "position": pl.Int64,
+}  # fmt: skip
+
+
+class Config(Settings):
+    name: Literal["wsi"] = "wsi"
+    table: str | None = Field(None, description="CSV or Parquet table of slides, relative to data.root")
+    folder: str | None = Field(None, description="instead of a table: all slides below this folder, without labels")
+    slides_root: str | None = Field(None, description="folder the paths are relative to; null: that of the table")
+    columns: Columns = Field(Columns(), description="which column of the table holds what")
+    only: tuple[str, ...] = Field((), description="ids of the slides that are used; empty: all")
+    spacing_um: float = Field(0.5, ge=0.05, le=20, description="um per pixel of the tiles")
+    tile_px: int = Field(224, ge=8, le=4096, description="side of a tile, pixels")
+    overlap_px: int = Field(0, ge=0, description="overlap of neighbouring tiles, pixels")
+    tissue_fraction: float = Field(0.5, ge=0, le=1, description="smallest share of tissue in a grid tile")
+    min_part_um2: float = Field(10_000, ge=0, description="smaller parts of tissue do not count, um2")
+    min_hole_um2: float = Field(10_000, ge=0, description="smaller holes in tissue count as tissue, um2")
+    group_by: Literal["patient", "slide"] = Field("patient", description="what must not cross the split")
+    split: GroupSplit = Field(GroupSplit(test=0.25), description="division where the table has no split")
+    points: Points | None = Field(None, description="labelled points, each becomes a tile of kind `point`")
+    slide_labels: bool = Field(False, description="grid tiles get the label of their slide")
+    check_tiles: bool = Field(True, description="read every kept tile once, to find unreadable ones before training")
+    pixels: Literal["slides", "packed"] = Field(
+        "slides", description="read tiles from the slides in training, or store them: larger, faster, self-contained"
+    )
+    limit_slides: int | None = Field(None, ge=1, description="at most this many slides, spread evenly over the table")
+    limit_tiles: int | None = Field(
+        None, ge=1, description="at most this many grid tiles, and point tiles, per slide, spread evenly"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if (self.table is None) == (self.folder is None):
+            raise ValueError("give either table or folder")
+        if self.overlap_px >= self.tile_px:
+            raise ValueError("overlap_px must be below tile_px")
+        return self
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The slides that are used, with unit, group and split, their points, and what of the input is not used."""
+
+    slides: pl.DataFrame
+    points: pl.DataFrame | None
+    strange_points: pl.DataFrame | None
+    other_files: list[str]
+    not_chosen: dict[str, int]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything: shards of one preparation have the same."""
+        points = "" if self.points is None else self.points.write_csv()
+        text = f"{self.slides.write_csv()}{points}{self.other_files}{self.not_chosen}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class WSI:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def inputs(self, root: Path) -> list[Path]:
+        """The tables. A folder is listed when it is prepared."""
+        return [root / path for path in self._tables().values()]
+
+    def _tables(self) -> dict[str, str]:
+        named = {"slides": self.config.table, "points": self.config.points.table if self.config.points else None}
+        return {name: path for name, path in named.items() if path}
+
+    def slides_root(self, root: Path) -> Path:
+        """Folder that paths of slides are relative to.
+
+        Raises:
+            DataError: if it lies outside `root`.
+        """
+        c = self.config
+        return inside(root, c.slides_root or c.folder or Path(str(c.table)).parent)
+
+    def listing(self, root: Path) -> Listing:
+        """
+        Raises:
+            DataError: if tables, ids, paths, parts or groups are wrong; all problems of a table in one message.
+        """
+        c = self.config
+        others: list[str] = []
+        if c.folder is not None:
+            slides, others = list_folder(root, c.folder)
+        else:
+            slides = list_slides(root, str(c.table), c.columns, self.slides_root(root))
+        unknown = sorted(set(c.only) - set(slides["slide_id"]))
+        refuse([f"only: there is no slide {name!r} in {c.table or c.folder}" for name in unknown])
+        chosen = slides.filter(pl.col("slide_id").is_in(c.only)) if c.only else slides
+        counts = {"only": len(slides) - len(chosen)}
+        limited = chosen[evenly(len(chosen), c.limit_slides)]
+        counts["limit_slides"] = len(chosen) - len(limited)
+        points = strange = None
+        if c.points is not None:
+            every = list_points(root, c.points, slides["slide_id"].to_list())
+            strange = every.filter(~pl.col("slide_id").is_in(slides["slide_id"].implode()))
+            points = every.filter(pl.col("slide_id").is_in(limited["slide_id"].implode()))
+        divided = self._divided(limited).with_row_index("unit").cast({"unit": pl.Int64})
+        return Listing(divided, points, strange, others, {name: n for name, n in counts.items() if n})
+
+    def _divided(self, slides: pl.DataFrame) -> pl.DataFrame:
+        """Adds group and split; a column of parts wins over the setting."""
+        if self.config.group_by == "slide":
+            slides = slides.with_columns(group="slide_id")
+        else:
+            empty = slides.filter(pl.col("patient").is_null())["where"]
+            how = "name the column in columns.patient, or set group_by: slide"
+            refuse([f"{where}: the patient is empty or there is no such column; {how}" for where in empty])
+            slides = slides.with_columns(group="patient")
+        if slides["split"].null_count() < len(slides):
+            slides = slides.with_columns(pl.col("split").fill_null("train"))
+        else:
+            parts = group_split(slides["group"].to_list(), self.config.split)
+            slides = slides.with_columns(split=pl.col("group").replace_strict(parts, return_dtype=pl.String))
+        parts_of: dict[str, set[str]] = {}
+        for group, split in slides.select("group", "split").iter_rows():
+            parts_of.setdefault(group, set()).add(split)
+        refuse_leak(parts_of, self.config.group_by)
+        return slides
+
+    def prepare(self, root: Path, shard: int, num_shards: int, out: ArtifactWriter) -> None:
+        """Prepares every `num_shards`-th slide: `slides.parquet`, `tiles.parquet`, overlays, and packed pixels."""
+        listing = self.listing(root)
+        for name, path in self._tables().items():
+            out.input(f"table:{name}", sha256_file(inside(root, path)))
+        out.input("slides", listing.digest)
+        rows, tiles = [], []
+        for row in listing.slides.filter(pl.col("unit") % num_shards == shard).iter_rows(named=True):
+            done = self._slide(self.slides_root(root), row, listing.points, out)
+            own = {key: row[key] for key in ("unit", "slide_id", "path", "patient", "label", "group", "split")}
+            outcome = {"outcome": done.outcome, "reason": done.reason, "overlay": done.overlay is not None}
+            rows.append({**own, **outcome, "stated_mpp": row["mpp"], "num_tiles": len(done.tiles), **done.facts})
+            tiles += [{**tile, "slide_id": row["slide_id"], "unit": row["unit"]} for tile in done.tiles]
+            _account(row, done, out)
+        if shard == 0:
+            _account_of_the_rest(listing, out)
+        out.table("slides.parquet", pl.DataFrame(rows, schema=_SLIDES))
+        out.table("tiles.parquet", pl.DataFrame(tiles, schema=_TILES))
+        out.json("shard.json", {"shard": shard, "num_shards": num_shards, "index": listing.digest})
+
+    def _slide(
+        self, slides_root: Path, row: dict[str, Any], points: pl.DataFrame | None, out: ArtifactWriter
+    ) -> TiledSlide:
+        c = self.config
+        plain = c.model_dump(include=set(Tiling.__dataclass_fields__))
+        tiling = Tiling(**plain, exclude_labels=c.points.exclude_labels if c.points else ())
+        own = [] if points is None else list(points.filter(pl.col("slide_id") == row["slide_id"]).iter_rows(named=True))
+        done = tile_slide(
+            slides_root / row["path"],
+            row["slide_id"],
+            tiling,
+            mpp=row["mpp"],
+            label=row["label"] if c.slide_labels else None,
+            points=[{**point, "id": _point_id(point)} for point in own],
+            pack_into=(lambda: out.open(_packed_name(row["unit"]))) if c.pixels == "packed" else None,
+        )
+        if done.overlay is not None:
+            out.bytes(_overlay_name(row["unit"]), done.overlay)
+        return done
+
+    def merge(self, root: Path, shards: Sequence[Artifact], out: ArtifactWriter) -> None:
+        """Joins shards: samples, slides, packed pixels, meta, figures; the same bytes for any number of shards.
+
+        Raises:
+            DataError: if shards are missing or the input changed between them.
+        """
+        _refuse_mixed(shards)
+        for shard in shards:
+            for what, account in shard.accounts().items():
+                out.account(what).add(account)
+            out.quarantine += [Quarantined(**row) for row in shard.table("quarantine.parquet").iter_rows(named=True)]
+        out.quarantine.sort(key=lambda q: (q.what, q.item, q.where, q.reason))
+        slides, tiles = (
+            pl.concat([shard.table(name).with_columns(shard=pl.lit(n)) for n, shard in enumerate(shards)])
+            for name in ("slides.parquet", "tiles.parquet")
+        )
+        slides = slides.sort("slide_id")
+        tiles = tiles.join(slides.select("slide_id", "group", "split"), on="slide_id", how="left")
+        tiles = tiles.sort("slide_id", "kind", "y", "x", "id").with_row_index("index").cast({"index": pl.Int64})
+        samples = tiles.with_columns(true_label=pl.lit(None, pl.String)).select(
+            "index", "id", "group", "split", "label", "true_label", "slide_id", "kind", "x", "y", "tissue_fraction"
+        )
+        out.table("samples.parquet", samples)
+        out.table("slides.parquet", slides.drop("shard", "overlay", "unit"))
+        pixels = self._pixels(root, tiles, slides, shards, out)
+        out.json("meta.json", self._meta(samples, pixels))
+        _write_figures(samples, slides, shards, pixels, out)
+
+    def _pixels(
+        self,
+        root: Path,
+        tiles: pl.DataFrame,
+        slides: pl.DataFrame,
+        shards: Sequence[Artifact],
+        out: ArtifactWriter,
+    ) -> LazyTiles | PackedTiles:
+        c = self.config
+        if c.pixels == "slides":
+            write_json(out.folder / _ROOT, {"slides_root": str(self.slides_root(root))})
+            return LazyTiles(self.slides_root(root), tiles, slides, spacing_um=c.spacing_um, tile_px=c.tile_px)
+        places = tiles.select("shard", "unit", "position").iter_rows()
+        with out.open("pixels.npy") as file:
+            pack(((shards[s].path(_packed_name(u)), p) for s, u, p in places), len(tiles), c.tile_px, file)
+        return PackedTiles(out.folder / "pixels.npy")
+
+    def _meta(self, samples: pl.DataFrame, pixels: LazyTiles | PackedTiles) -> dict[str, Any]:
+        c = self.config
+        groups = dict(samples.group_by("split").agg(pl.col("group").n_unique()).sort("split").iter_rows())
+        facts: dict[str, Any] = {"size_px": c.tile_px, "spacing_um": c.spacing_um, "channels": 3, "num_groups": groups}
+        train = samples.filter(pl.col("split") == "train")["index"]
+        chosen = train.to_numpy()[evenly(len(train), _STATISTICS_TILES)]
+        facts |= dict(zip(("rgb_mean", "rgb_std"), color_statistics(pixels, chosen), strict=True))
+        if 0 < groups.get("test", 0) < _FEW_GROUPS:
+            count, what = groups["test"], c.group_by
+            facts["caution"] = (
+                f"The test part has {count} {what}{'s' if count > 1 else ''}. Its results support statements about "
+                f"tiles of these slides, not about patients; intervals over so few groups are no measure of certainty."
+            )
+        return {
+            "source": "wsi", "domain": "wsi", "task": "classification", "group": c.group_by, "facts": facts,
+            "classes": samples["label"].drop_nulls().unique().sort().to_list(),
+        }  # fmt: skip
+
+    def open(self, artifact: Artifact) -> "WSIData":
+        return WSIData(artifact)
+
+
+class WSIData:
+    """Prepared tiles; `read` gives (tile_px, tile_px, 3) uint8, in any number of processes and threads."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        values = artifact.json("meta.json")
+        self.meta = Meta(**{**values, "classes": tuple(values["classes"])})
+        self.samples: pl.DataFrame = artifact.table("samples.parquet")
+        self._pixels: LazyTiles | PackedTiles
+        if artifact.has("pixels.npy"):
+            self._pixels = PackedTiles(artifact.path("pixels.npy"))
+        else:
+            spacing_um, tile_px = self.meta.facts["spacing_um"], self.meta.facts["size_px"]
+            root, slides = _known_root(artifact.folder), artifact.table("slides.parquet")
+            self._pixels = LazyTiles(root, self.samples, slides, spacing_um=spacing_um, tile_px=tile_px)
+
+    def read(self, row: int) -> np.ndarray:
+        return self._pixels.read(row)
+
+
+def build(config: Config) -> WSI:
+    return WSI(config)
+
+
+def for_new_data(config: Config, table: str) -> Config:
+    """Settings that tile new slides as the training data was tiled: no labels, points, limits or test part.
+
+    Args:
+        table: name of the slide table, or of a folder of slides, relative to the root it will be prepared with.
+    """
+    own, usual = config.columns, Columns()
+    both = {key: f"{getattr(own, key) or name}|{name}" for key, name in usual.model_dump().items()}
+    columns = Columns(**{**both, "label": None, "split": None, "patient": None})
+    kept = config.model_dump(
+        include={"spacing_um", "tile_px", "overlap_px", "tissue_fraction", "min_part_um2", "min_hole_um2"}
+    )
+    is_table = table.lower().endswith((".csv", ".parquet"))
+    place = {"table": table} if is_table else {"folder": table}
+    split = GroupSplit(test=0, val=0)
+    return Config(**kept, **place, columns=columns, group_by="slide", split=split)
+
+
+def draft(table: Path) -> dict[str, Any]:
+    """A recipe for a table or folder of slides, filled in from what is there.
+
+    Raises:
+        DataError: if the table cannot be read.
+    """
+    source: dict[str, Any] = {"name": "wsi", "spacing_um": 0.5, "tile_px": 224}
+    labelled = False
+    if table.is_dir():
+        source |= {"folder": table.name, "group_by": "slide", "split": {"test": 0}}
+    else:
+        names = read_table(table.parent, table.name, "slides").columns
+        columns = guessed_columns(names)
+        labelled = "label" in (*names, *columns)
+        source |= {"table": table.name, "slide_labels": labelled}
+        source |= {"columns": columns} if columns else {}
+        if "patient_id" not in names and "patient" not in columns:
+            source["group_by"] = "slide"
+        if not labelled:
+            source["split"] = {"test": 0}
+    what = f"An encoder pretrained on the tiles of {table.name}"
+    recipe: dict[str, Any] = {
+        "description": f"{what}, and a classifier of tiles by the label of their slide." if labelled else f"{what}.",
+        "domain": "wsi",
+        "data": {"source": source, "budget": 0.005},
+        "pretrain": {
+            "backbone": {"name": "timm", "model": "resnet18"},
+            "views": {"name": "histology", "size": 128},
+            "learner": "joint_embedding",
+            "fit": {"epochs": 20, "batch_size": 128},
+        },
+        "quick": {"data.source.limit_slides": 8, "data.source.limit_tiles": 40, "pretrain.fit.epochs": 1},
+    }
+    if labelled:
+        recipe["finetune"] = {"finetuner": "linear_probe", "fit": {"epochs": 10}}
+        recipe["evaluate"] = {"evaluators": ["classification", "knn"]}
+        recipe["quick"]["finetune.fit.epochs"] = 1
+    return recipe
+
+
+def _point_id(point: dict[str, Any]) -> str:
+    return f"{point['slide_id']}/point{point['row']:06}"
+
+
+def _account(row: dict[str, Any], done: TiledSlide, out: ArtifactWriter) -> None:
+    """Counts a slide and its tiles, and puts what was not kept into the quarantine."""
+    slides, tiles = out.account("slides"), out.account("tiles")
+    if done.outcome == "kept":
+        slides.keep()
+    else:
+        (slides.fail if done.outcome == "failed" else slides.leave_out)(done.reason)
+        name, path = row["slide_id"], row["path"]
+        out.quarantine.append(Quarantined("slide", name, path, done.outcome, done.reason, done.detail, VERSION))
+    tiles.keep(len(done.tiles))
+    for tile in done.rejected:
+        (tiles.fail if tile.outcome == "failed" else tiles.leave_out)(tile.reason)
+        about = Quarantined("tile", tile.item, tile.where, tile.outcome, tile.reason, tile.detail, VERSION)
+        out.quarantine.append(about)
+
+
+def _account_of_the_rest(listing: Listing, out: ArtifactWriter) -> None:
+    """What belongs to no slide that is used: counted once. Slides that settings leave out are no losses."""
+    if listing.not_chosen:
+        listed = out.account("listed slides")
+        listed.keep(len(listing.slides))
+        for name, count in listing.not_chosen.items():
+            listed.leave_out(f"not chosen by {name}", count)
+    for name in listing.other_files:
+        out.account("slides").leave_out("not_a_slide_file")
+        detail = f"the names of slides end in {', '.join(SUFFIXES)}"
+        out.quarantine.append(Quarantined("slide", name, name, "left_out", "not_a_slide_file", detail))
+    if listing.strange_points is not None:
+        for point in listing.strange_points.iter_rows(named=True):
+            out.account("tiles").leave_out("slide_not_listed")
+            detail = f"slide {point['slide_id']} is not in the slide table"
+            item = Quarantined("tile", _point_id(point), point["where"], "left_out", "slide_not_listed", detail)
+            out.quarantine.append(item)
+
+
+def _refuse_mixed(shards: Sequence[Artifact]) -> None:
+    about = [shard.json("shard.json") for shard in shards]
+    if len({a["index"] for a in about}) != 1:
+        raise DataError("the input changed while its shards were prepared. Prepare all shards again.")
+    if sorted(a["shard"] for a in about) != list(range(about[0]["num_shards"])):
+        raise DataError(f"shards {[a['shard'] for a in about]} given, {about[0]['num_shards']} are needed, each once.")
+
+
+def _packed_name(unit: int) -> str:
+    return f"pixels/{unit:06}.npy"
+
+
+def _overlay_name(unit: int) -> str:
+    return f"overlays/{unit:06}.png"
+
+
+def _write_figures(
+    samples: pl.DataFrame,
+    slides: pl.DataFrame,
+    shards: Sequence[Artifact],
+    pixels: LazyTiles | PackedTiles,
+    out: ArtifactWriter,
+) -> None:
+    """A sheet of tiles, and overlays of at most eight slides, spread evenly over those in order of their ids."""
+    entries = []
+    tiled = slides.filter(pl.col("num_tiles") > 0)
+    shown = tiled[evenly(len(tiled), _SHOWN_SLIDES)]
+    of = f"{len(shown)} of {len(tiled)} slides with tiles, spread evenly over them in order of their ids"
+    if len(shown):
+        lines = []
+        for row in shown.iter_rows(named=True):
+            own = samples.filter(pl.col("slide_id") == row["slide_id"])["index"].to_numpy()
+            lines.append((row["slide_id"], [pixels.read(int(n)) for n in own[evenly(len(own), _SHOWN_TILES)]]))
+        out.bytes("figures/tiles.png", sheet(lines))
+        caption = f"Up to {_SHOWN_TILES} tiles each of {of}; tiles spread evenly over the slide."
+        entries.append({"file": "figures/tiles.png", "title": "Tiles", "caption": caption})
+    drawn = slides.filter(pl.col("overlay"))
+    chosen = drawn[evenly(len(drawn), _SHOWN_SLIDES)]
+    for number, row in enumerate(chosen.iter_rows(named=True)):
+        file = f"figures/slide{number}.png"
+        out.bytes(file, shards[row["shard"]].path(_overlay_name(row["unit"])).read_bytes())
+        state = "" if row["outcome"] == "kept" else f" Not used: {row['reason']}."
+        caption = (
+            f"{row['num_tiles']} tiles, {row['tissue_mm2']:.2f} mm2 of tissue.{state} Border of the tissue green, grid "
+            f"tiles blue, point tiles red. One of {len(chosen)} shown of {len(drawn)} slides, spread evenly."
+        )
+        entries.append({"file": file, "title": f"Slide {row['slide_id']}", "caption": caption})
+    out.json("figures.json", entries)
+
+
+def _known_root(folder: Path) -> Path:
+    """
+    Raises:
+        DataError: if it is not known where the slides are, as when the result was copied without the file.
+    """
+    path = folder / _ROOT
+    try:
+        return Path(json.loads(path.read_text(encoding="utf-8"))["slides_root"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = "it says where the slides are. Prepare the data again, or write {'slides_root': '<folder>'} there"
+        raise DataError(f"{path}: cannot be read ({error}); {why}.") from None

@@ -1,0 +1,166 @@
+"""Views of stained tissue: resized crop, stain jitter, flips and right-angle rotations, colour jitter, blur.
+
+Stain jitter changes how much haematoxylin and eosin a tile holds: optical density is written as a mix of the colours of
+haematoxylin, eosin and DAB (here: the residual), the amounts are scaled and shifted, and mixed again. Tissue has no up
+or down, so all eight flips and rotations of the square are equally likely.
+
+Source: stain colours of Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 23(4), 2001; stain jitter as in Tellez et
+al., Deviations: beta is a fifth of sigma, for density here is in units of log10 and a shift colours the glass too.
+"""
+
+import os
+from typing import Any, Literal
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it asks the network for its newest version
+
+import albumentations.augmentations.pixel.functional as pixel_ops
+import cv2
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from appssl.contracts import Meta
+from appssl.errors import DataError
+from appssl.settings import Settings
+
+# Optical density of red, green, blue for haematoxylin, eosin and DAB; rows are made unit vectors below.
+_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+STAINS = (_STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)).astype(np.float32)
+_UNMIX = np.linalg.inv(STAINS.astype(np.float64)).astype(np.float32)
+_BETA = 0.2  # largest shift of an amount, as a share of the largest change of its scale
+_DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # of each value; one is added against log of 0
+_SMALLEST_STD = 1e-3  # of values in 0..1: keeps views finite when all training tiles have one colour
+
+
+class Config(Settings):
+    name: Literal["histology"] = "histology"
+    num_views: int = Field(2, ge=1, le=16, description="augmented views per tile")
+    size: int | None = Field(None, ge=8, le=1024, description="side of a view, pixels; null: that of the tiles")
+    scale: tuple[float, float] = Field((0.3, 1.0), description="smallest and largest crop, share of the area")
+    stain: float = Field(0.8, ge=0, le=1, description="probability of stain jitter")
+    stain_strength: float = Field(0.2, ge=0, le=1, description="largest relative change of an amount of stain")
+    jitter: float = Field(0.5, ge=0, le=1, description="probability of brightness, contrast and saturation jitter")
+    strength: float = Field(0.2, ge=0, le=1, description="largest relative change by that jitter")
+    blur: float = Field(0.2, ge=0, le=1, description="probability of Gaussian blur")
+    sigma: tuple[float, float] = Field((0.1, 1.5), description="smallest and largest sigma of the blur, pixels")
+    light_stain_strength: float = Field(0.05, ge=0, le=1, description="stain jitter of the light augmentation")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Config":
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError("scale must be two shares of the area, 0 < smallest <= largest <= 1")
+        if not 0 < self.sigma[0] <= self.sigma[1]:
+            raise ValueError("sigma must be two positive numbers, smallest <= largest")
+        return self
+
+
+class Histology:
+    """Views of (H, W, 3) uint8 tiles as (3, size, size) float32, normalized with the training tiles' statistics."""
+
+    def __init__(self, config: Config, *, size: int, mean: np.ndarray, std: np.ndarray) -> None:
+        self.config = config
+        self.size = size
+        self.num_views = config.num_views
+        self.input_shape = (3, size, size)
+        std = np.maximum(std, _SMALLEST_STD)
+        self._scale = (1 / (255 * std)).astype(np.float32)
+        self._shift = (-mean / std).astype(np.float32)
+
+    def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
+        return [self._tensor(self._view(sample, rng)) for _ in range(self.num_views)]
+
+    def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
+        """A flip or rotation and mild stain jitter of the whole tile."""
+        image = stain_jitter(self._fit(sample), self.config.light_stain_strength, rng)
+        return self._tensor(turned(image, int(rng.integers(8))))
+
+    def plain(self, sample: Any) -> Tensor:
+        return self._tensor(self._fit(sample))
+
+    def _view(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        c = self.config
+        top, left, side = crop_square(image.shape[0], image.shape[1], c.scale, rng)
+        view = self._fit(image[top : top + side, left : left + side])
+        view = turned(view, int(rng.integers(8)))
+        stain, jitter, blur = rng.random(3) < (c.stain, c.jitter, c.blur)
+        if stain:
+            view = stain_jitter(view, c.stain_strength, rng)
+        if jitter:
+            view = color_jitter(view, c.strength, rng)
+        if blur:
+            sigma = rng.uniform(*c.sigma)
+            side = 2 * int(np.ceil(3 * sigma)) + 1
+            view = cv2.GaussianBlur(view, (side, side), sigma)
+        return view
+
+    def _fit(self, image: np.ndarray) -> np.ndarray:
+        if image.shape[:2] == (self.size, self.size):
+            return np.asarray(image)
+        method = cv2.INTER_AREA if min(image.shape[:2]) > self.size else cv2.INTER_LINEAR
+        return cv2.resize(np.ascontiguousarray(image), (self.size, self.size), interpolation=method)
+
+    def _tensor(self, image: np.ndarray) -> Tensor:
+        values = np.multiply(image, self._scale, dtype=np.float32)
+        values += self._shift
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+def build(config: Config, meta: Meta) -> Histology:
+    """
+    Raises:
+        DataError: if the data are not images (no `size_px`, `rgb_mean`, `rgb_std` among their facts).
+    """
+    missing = [fact for fact in ("size_px", "rgb_mean", "rgb_std") if fact not in meta.facts]
+    if missing:
+        raise DataError(
+            f"views/histology needs tiles; the data of source {meta.source} say nothing of {', '.join(missing)}. "
+            f"Choose views for the domain {meta.domain}: 'appssl list views'."
+        )
+    mean, std = (np.asarray(meta.facts[fact], np.float64) for fact in ("rgb_mean", "rgb_std"))
+    return Histology(config, size=config.size or int(meta.facts["size_px"]), mean=mean, std=std)
+
+
+def crop_square(height: int, width: int, scale: tuple[float, float], rng: np.random.Generator) -> tuple[int, int, int]:
+    """(top, left, side) of a random square, its area uniform in `scale` of the largest; squares keep cells' shapes."""
+    share, y, x = rng.random(3)
+    largest = min(height, width)
+    side = max(1, round(largest * (scale[0] + share * (scale[1] - scale[0])) ** 0.5))
+    return int(y * (height - side + 1)), int(x * (width - side + 1)), side
+
+
+def turned(image: np.ndarray, number: int) -> np.ndarray:
+    """One of the eight flips and right-angle rotations of a square image, numbered 0 (unchanged) to 7."""
+    image = np.rot90(image, number % 4)
+    return np.ascontiguousarray(image[:, ::-1] if number >= 4 else image)
+
+
+def stain_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Amounts of haematoxylin, eosin and the residual scaled by 1 +- strength and shifted; (H, W, 3) uint8 both."""
+    alpha = 1 + strength * (2 * rng.random(3) - 1)
+    beta = _BETA * strength * (2 * rng.random(3) - 1)
+    return mix_stains(image, alpha.astype(np.float32), beta.astype(np.float32))
+
+
+def mix_stains(image: np.ndarray, alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 with the amount of each stain times alpha (3,) plus beta (3,).
+
+    density = amounts @ STAINS, so the change of amounts becomes one matrix and one vector for densities.
+    """
+    matrix = (_UNMIX * alpha) @ STAINS
+    density = _DENSITY[image].reshape(-1, 3) @ matrix + beta @ STAINS
+    values = 256 * np.exp(density * np.float32(-np.log(10))) - 1
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8).reshape(image.shape)
+
+
+def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast and saturation (factors 1 +- strength) in random order; uint8. No hue: that is the stain."""
+    factors = 1 + strength * (2 * rng.random(3) - 1)
+    for step in rng.permutation(3):
+        if step == 0:
+            image = pixel_ops.adjust_brightness_torchvision(image, factors[0])
+        elif step == 1:
+            image = pixel_ops.adjust_contrast_torchvision(image, factors[1])
+        else:
+            image = pixel_ops.adjust_saturation_torchvision(image, factors[2])
+    return image

@@ -1,0 +1,219 @@
+"""Random views of windows of body-worn sensors: noise, scale, turned devices, cut and reordered, warped, lost channels.
+
+Two modes. `concat`: a view holds all devices, and all views are of the same devices. `devices`: every view is another
+device, worn by the same person at the same time.
+
+Source: Um et al., Data augmentation of wearable sensor data, ICMI 2017, arXiv 1706.00527 (jitter, scaling, rotation,
+permutation, time warp). Deviations: a device is turned as a whole, by one rotation of the physical signal for all its
+triples x, y, z, so that gravity turns with it, and by a limited angle; the time warp is one smooth bump of random size
+instead of a cubic spline; channel dropout is added. All but the rotation act on the normalized signal.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from appssl.contracts import Meta
+from appssl.errors import DataError
+from appssl.settings import Settings, nearest
+
+_SMALLEST_STD = 1e-6  # keeps the normalized signal finite when a channel never changes
+_LIGHT = 0.5  # share of jitter_std and scaling_std in the light augmentation
+
+
+class Config(Settings):
+    name: Literal["signal"] = "signal"
+    mode: Literal["concat", "devices"] = Field("concat", description="views of all devices, or one device per view")
+    num_views: int = Field(
+        2, ge=1, le=16, description="views per window in mode concat; mode devices has one per device"
+    )
+    device: str | None = Field(None, description="device of the plain view in mode devices; null: the first")
+    jitter: float = Field(0.8, ge=0, le=1, description="probability of added noise")
+    jitter_std: float = Field(0.05, ge=0, description="its standard deviation, of that of the channel")
+    scaling: float = Field(0.8, ge=0, le=1, description="probability that every channel is multiplied by a factor")
+    scaling_std: float = Field(0.1, ge=0, description="standard deviation of the factors around 1")
+    rotation: float = Field(0.5, ge=0, le=1, description="probability that every device is turned")
+    rotation_degrees: float = Field(20.0, ge=0, le=180, description="largest angle, degrees")
+    permutation: float = Field(0.2, ge=0, le=1, description="probability of cutting into segments in random order")
+    segments: int = Field(4, ge=2, le=32, description="number of segments")
+    time_warp: float = Field(0.3, ge=0, le=1, description="probability of local changes of speed")
+    warp: float = Field(0.15, ge=0, lt=0.5, description="largest change of speed, share")
+    dropout: float = Field(0.2, ge=0, le=1, description="probability of losing channels")
+    dropout_share: float = Field(0.1, ge=0, le=1, description="share of channels that are then lost (zero)")
+
+
+class Signal:
+    """Views of (devices, channels, time) float32 in physical units: (devices * channels, T) or (channels, T)."""
+
+    def __init__(
+        self, config: Config, *, mean: np.ndarray, std: np.ndarray, triples: np.ndarray, size: int, plain: int
+    ):
+        """
+        Args:
+            mean, std: (devices, channels) float. triples: (n, 3) int, channels x, y, z of every vector.
+            size: samples of a window. plain: number of the device that the plain view shows in mode `devices`.
+        """
+        self.config = config
+        devices, channels = mean.shape
+        self.num_views = config.num_views if config.mode == "concat" else devices
+        self.input_shape = (devices * channels if config.mode == "concat" else channels, size)
+        self._mean = mean.astype(np.float32)[:, :, None]
+        self._scale = (1 / np.maximum(std, _SMALLEST_STD)).astype(np.float32)[:, :, None]
+        self._triples, self._plain = triples, plain
+
+    def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
+        if self.config.mode == "concat":
+            return [_tensor(self._view(sample, slice(None), rng)) for _ in range(self.num_views)]
+        return [_tensor(self._view(sample, slice(d, d + 1), rng)) for d in range(self.num_views)]
+
+    def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
+        """Weak jitter and scaling."""
+        part = self._part()
+        signal = self._normalized(sample[part], part)
+        signal = scaling(signal, _LIGHT * self.config.scaling_std, rng)
+        return _tensor(jitter(signal, _LIGHT * self.config.jitter_std, rng))
+
+    def plain(self, sample: Any) -> Tensor:
+        part = self._part()
+        return _tensor(self._normalized(sample[part], part))
+
+    def _part(self) -> slice:
+        return slice(None) if self.config.mode == "concat" else slice(self._plain, self._plain + 1)
+
+    def _normalized(self, signal: np.ndarray, part: slice) -> np.ndarray:
+        return (signal - self._mean[part]) * self._scale[part]
+
+    def _view(self, sample: np.ndarray, part: slice, rng: np.random.Generator) -> np.ndarray:
+        c, signal = self.config, sample[part]
+        turn, cut, warp, scale, noise, drop = rng.random(6) < (
+            c.rotation, c.permutation, c.time_warp, c.scaling, c.jitter, c.dropout,
+        )  # fmt: skip
+        if turn and len(self._triples):
+            signal = rotated(signal, self._triples, c.rotation_degrees, rng)
+        signal = self._normalized(signal, part)
+        if cut:
+            signal = permuted(signal, c.segments, rng)
+        if warp:
+            signal = time_warped(signal, c.warp, rng)
+        if scale:
+            signal = scaling(signal, c.scaling_std, rng)
+        if noise:
+            signal = jitter(signal, c.jitter_std, rng)
+        return dropped(signal, c.dropout_share, rng) if drop else signal
+
+
+def build(config: Config, meta: Meta) -> Signal:
+    """
+    Raises:
+        DataError: if the data are not windows of signals, or `device` is not one of theirs.
+    """
+    missing = [
+        fact
+        for fact in ("devices", "channels", "window_samples", "channel_mean", "channel_std")
+        if fact not in meta.facts
+    ]
+    if missing:
+        raise DataError(
+            f"views/signal needs windows of signals; the data of source {meta.source} say nothing of "
+            f"{', '.join(missing)}. Choose views for the domain {meta.domain}: 'appssl list views'."
+        )
+    devices = list(meta.facts["devices"])
+    if config.device is not None and config.device not in devices:
+        raise DataError(f"views/signal: device {config.device!r} is not in the data.{nearest(config.device, devices)}")
+    return Signal(
+        config,
+        mean=np.asarray(meta.facts["channel_mean"], np.float64),
+        std=np.asarray(meta.facts["channel_std"], np.float64),
+        triples=vectors(meta.facts["channels"]),
+        size=int(meta.facts["window_samples"]),
+        plain=devices.index(config.device) if config.device else 0,
+    )
+
+
+def vectors(channels: list[str]) -> np.ndarray:
+    """(n, 3) int64: channels named `*_x`, `*_y`, `*_z`, or `x_*`, `y_*`, `z_*`, or x, y, z."""
+    position = {name: k for k, name in enumerate(channels)}
+    found = []
+    for name in channels:
+        shapes = ("{}" + name[1:], name[:-1] + "{}") if name != "x" else ("{}",)
+        for shape in shapes:
+            triple = [shape.format(axis) for axis in "xyz"]
+            if name == triple[0] and all(n in position for n in triple):
+                found.append([position[n] for n in triple])
+                break
+    return np.array(found, np.int64).reshape(-1, 3)
+
+
+# Augmentations: (devices, channels, T) float32 -> the same shape; the argument stays as it is.
+
+
+def jitter(signal: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:
+    """Adds independent Gaussian noise."""
+    noise = rng.standard_normal(signal.shape, np.float32)
+    noise *= np.float32(std)
+    noise += signal
+    return noise
+
+
+def scaling(signal: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:
+    """Multiplies every channel by its own factor, Gaussian around 1."""
+    factors = 1 + np.float32(std) * rng.standard_normal((*signal.shape[:2], 1), np.float32)
+    return signal * factors
+
+
+def rotated(signal: np.ndarray, triples: np.ndarray, degrees: float, rng: np.random.Generator) -> np.ndarray:
+    """Turns all vectors (n, 3) of a device by one rotation: axis uniform on the sphere, angle uniform in +- degrees."""
+    axes = rng.standard_normal((len(signal), 3))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    turns = rotations(axes, np.deg2rad(degrees) * (2 * rng.random(len(signal)) - 1)).astype(np.float32)
+    result = signal.copy()
+    result[:, triples] = turns[:, None] @ signal[:, triples]  # (D, 1, 3, 3) @ (D, n, 3, T)
+    return result
+
+
+def rotations(axes: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """(n, 3, 3) rotation matrices about unit vectors (n, 3) by angles (n,) in radians; Rodrigues' formula."""
+    x, y, z = axes.T
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)
+    sine, cosine = np.sin(angles)[:, None, None], np.cos(angles)[:, None, None]
+    return np.eye(3) + sine * cross + (1 - cosine) * (cross @ cross)
+
+
+def permuted(signal: np.ndarray, segments: int, rng: np.random.Generator) -> np.ndarray:
+    """Cuts time at random places into `segments` parts and joins them in random order, all channels alike."""
+    size = signal.shape[2]
+    count = min(segments, size)
+    cuts = np.sort(rng.choice(size - 1, count - 1, replace=False)) + 1
+    edges = np.concatenate([[0], cuts, [size]])
+    order = np.concatenate([np.arange(edges[k], edges[k + 1]) for k in rng.permutation(count)])
+    return np.take(signal, order, axis=2)
+
+
+def time_warped(signal: np.ndarray, warp: float, rng: np.random.Generator) -> np.ndarray:
+    """Faster in one part, slower in another, by up to `warp`; first and last sample stay. Linear interpolation."""
+    size = signal.shape[2]
+    if size < 2:
+        return signal
+    phase = np.linspace(0, np.pi, size) * int(rng.integers(1, 3))  # one or two half waves: ends do not move
+    change = warp * (2 * rng.random() - 1) * (size - 1) / phase[-1]
+    place = np.clip(np.arange(size) + change * np.sin(phase), 0, size - 1)
+    left = np.minimum(place.astype(np.int64), size - 2)
+    share = (place - left).astype(np.float32)
+    low, high = np.take(signal, left, axis=2), np.take(signal, left + 1, axis=2)
+    high -= low
+    high *= share
+    high += low
+    return high
+
+
+def dropped(signal: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Sets each channel to zero, its mean over the training data, with probability `share`."""
+    return signal * (rng.random((*signal.shape[:2], 1)) >= share).astype(np.float32)
+
+
+def _tensor(signal: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(signal.reshape(-1, signal.shape[2]), np.float32))

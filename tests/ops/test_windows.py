@@ -1,0 +1,66 @@
+"""Windows: where they start, why they are left out, which label they have; against loops over samples."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appssl.ops.resample import GAP, MISSING, NAN, OK
+from appssl.ops.windows import REASONS, counts, label_ticks, left_out, lengths, majority, starts
+
+
+def test_lengths_in_samples():
+    assert lengths(4.0, 0.5, 25.0) == (100, 50)
+    assert lengths(2.56, 0.0, 50.0) == (128, 128)
+    assert lengths(0.001, 0.99, 1.0) == (1, 1)
+
+
+@given(st.integers(0, 60), st.integers(1, 20), st.integers(1, 20), st.integers(0, 60))
+def test_starts_are_all_that_fit_and_one_is_the_anchor(length, size, step, anchor):
+    found = starts(length, size, step, anchor=anchor).tolist()
+    assert found == [k for k in range(length - size + 1) if (k - anchor) % step == 0]
+
+
+def test_counts_equal_sums_over_slices():
+    flags = np.random.default_rng(0).random((40, 3)) < 0.3
+    first = starts(40, 7, 3)
+    np.testing.assert_array_equal(counts(flags, first, 7), [flags[k : k + 7].sum(axis=0) for k in first])
+
+
+def test_the_gravest_reason_is_given_with_its_devices():
+    rng = np.random.default_rng(1)
+    codes = rng.choice([OK, NAN, GAP, MISSING], p=[0.94, 0.02, 0.02, 0.02], size=(300, 2)).astype(np.uint8)
+    first = starts(300, 10, 5)
+    for k, found in zip(first, left_out(codes, first, 10), strict=True):
+        part = codes[k : k + 10]
+        if (part == OK).all():
+            assert found is None
+        else:
+            assert found == (
+                REASONS[part.max()],
+                {d: n for d in (0, 1) if (n := int((part[:, d] == part.max()).sum()))},
+            )
+
+
+def test_majority_equals_counting():
+    rng = np.random.default_rng(2)
+    labels = np.repeat(rng.integers(-1, 3, 30), 7)
+    first = starts(len(labels), 10, 4)
+    names, shares = majority(labels, first, 10, ["a", "b", "c"], 0.6)
+    for k, name, share in zip(first, names, shares, strict=True):
+        best = max(range(3), key=lambda n: ((labels[k : k + 10] == n).sum(), -n))
+        expected = (labels[k : k + 10] == best).mean()
+        assert share == pytest.approx(expected)
+        assert name == ("abc"[best] if expected >= 0.6 else None)
+
+
+def test_a_window_without_labels_has_none_even_without_purity():
+    assert majority(np.full(10, -1), np.array([0]), 10, ["a"], 0.0)[0] == [None]
+    assert majority(np.full(10, -1), np.array([0]), 10, [], 0.0)[0] == [None]
+    assert majority(np.zeros(10, int), np.zeros(0, int), 10, ["a"], 0.0)[0] == []
+
+
+def test_interval_labels_hold_from_start_to_before_end():
+    found = label_ticks(np.array([-1.0, 0.4]), np.array([0.2, 9.0]), [0, 1], 6, 10.0)
+    assert found.tolist() == [0, 0, -1, -1, 1, 1]
+    assert label_ticks(np.array([7.0]), np.array([8.0]), [0], 6, 10.0).tolist() == [-1] * 6

@@ -1,0 +1,33 @@
+"""The recipes on real data, in their quick form. The full form is run by hand; its results are in docs/results."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.commands import appssl
+
+DATA = Path(os.environ.get("APPSSL_DATA", ""))
+RECIPES = ("wsi/her2st", "wearable/dsads", "webnoisy/cifar10n", "recsys/ml_small")
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.environ.get("APPSSL_DATA") or not DATA.is_dir(),
+        reason="REAL DATA NOT TESTED: set APPSSL_DATA to the folder that holds wsi/, imu/, images/ and rec/",
+    ),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_real_recipe_runs_end_to_end(recipe, tmp_path):
+    done = appssl("run", recipe, "--quick", "--json", "--set", f"data.root={DATA}", cwd=tmp_path)
+    assert done.code in (0, 5), done.err
+    row = json.loads(done.out)["runs"][0]
+    assert 0 < row["value"] <= 1
+    assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
+    assert (tmp_path / row["report"]).stat().st_size > 10_000
+    run = tmp_path / "results" / "quick" / recipe / "s0"
+    for evaluator in json.loads((run / "evaluate" / "metrics.json").read_text()).values():
+        assert evaluator

@@ -9,7 +9,7 @@ domain: wearable
 data:
   make: {size: tiny}
   shards: 2
-  source: {name: wearable, table: recordings.csv, labels: labels.csv}
+  source: {name: wearable, table: recordings.csv, labels: labels.csv, split: {test: 0.5}}
 pretrain:
   backbone: {name: cnn1d}
   views: {name: signal}

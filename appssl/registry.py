@@ -61,7 +61,7 @@ def _plugin(kind: str, name: str) -> ModuleType:
     if not (isinstance(config, type) and issubclass(config, Settings)):
         raise SettingsError(f"{what} offers no `class Config(appssl.settings.Settings)`.")
     if "name" not in config.model_fields:
-        raise SettingsError(f"{what}: its Config has no field `name: str = {name!r}`.")
+        raise SettingsError(f"{what} offers a Config without a field `name: str = {name!r}`.")
     if not callable(getattr(module, "build", None)):
         raise SettingsError(f"{what} offers no function `build`.")
     return module

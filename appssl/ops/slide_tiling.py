@@ -155,7 +155,7 @@ class _Tiler:
         """Tiles that are kept if they can be read, and the largest share of tissue of a grid tile."""
         t, found = self.tiling, self.found
         corners = grid(found.size, t.tile0(found), found.pixels0((t.tile_px - t.overlap_px) * t.spacing_um))
-        shares = covered_share(tissue.mask, t.boxes(found, tissue.mask, corners))
+        shares = covered_share(tissue.mask, t.boxes(found, tissue.mask, corners)).round(6)
         tiles = []
         for (x, y), share in zip(corners.tolist(), shares.tolist(), strict=True):
             tile = {"id": f"{self.id}/{x}_{y}", "kind": "grid", "x": x, "y": y, "label": label}
@@ -173,9 +173,10 @@ class _Tiler:
         """A tile centred on each point, whatever its share of tissue: the point was put there by someone."""
         found = self.found
         width, height = self.tiling.tile0(found)
+        corners = np.rint([(p["x"] - width / 2, p["y"] - height / 2) for p in points]).astype(np.int64).reshape(-1, 2)
+        shares = covered_share(tissue.mask, self.tiling.boxes(found, tissue.mask, corners)).round(6).tolist()
         tiles = []
-        for point in points:
-            x, y = round(point["x"] - width / 2), round(point["y"] - height / 2)
+        for point, (x, y), share in zip(points, corners.tolist(), shares, strict=True):
             tile = {"id": point["id"], "kind": "point", "x": x, "y": y, "label": point["label"]}
             if point["label"] in self.tiling.exclude_labels:
                 self._reject(tile, "excluded_label", f"label {point['label']!r} is in points.exclude_labels")
@@ -183,8 +184,7 @@ class _Tiler:
                 what = f"a tile of {width:.0f} x {height:.0f} around it leaves the slide"
                 self._reject(tile, "outside_slide", f"{what} of {found.size[0]} x {found.size[1]} level-0 pixels")
             else:
-                share = covered_share(tissue.mask, self.tiling.boxes(found, tissue.mask, np.array([[x, y]])))
-                tiles.append({**tile, "tissue_fraction": float(share[0])})
+                tiles.append({**tile, "tissue_fraction": share})
         return tiles
 
     def _limited(self, tiles: list[Row]) -> list[Row]:

@@ -60,7 +60,10 @@ def load_state(module: nn.Module, path: Path) -> None:
     try:
         module.load_state_dict(load_file(path), strict=True)
     except RuntimeError as error:
-        raise ArtifactError(f"{path}: does not fit the network it belongs to: {error}. Run the stage again.") from None
+        what = " ".join(str(error).split())[:300]
+        raise ArtifactError(
+            f"{path}: does not fit the network it belongs to: {what} ... Run the stage again."
+        ) from None
 
 
 def build_views(values: Mapping[str, Any], meta: Meta, *, file: str) -> Views:

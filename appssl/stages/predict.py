@@ -112,17 +112,22 @@ def prepared(source: dict[str, Any], table: Path, file: str) -> Iterator[tuple[P
     root = table.resolve().parent
     with tempfile.TemporaryDirectory(prefix="appssl-") as folder:
         shard = ArtifactWriter(Path(folder) / "shard", "shard", settings_digest="", inputs={})
-        built.prepare(root, 0, 1, shard)
         merged = ArtifactWriter(Path(folder) / "data", "data", settings_digest="", inputs={})
-        built.merge(root, [shard.finish()], merged)
+        try:
+            built.prepare(root, 0, 1, shard)
+            built.merge(root, [shard.finish()], merged)
+        except DataError as error:
+            raise DataError(
+                f"{table}: cannot be used: {error}{_reasons(merged.quarantine or shard.quarantine)}"
+            ) from None
         data = built.open(merged.finish())
         if data.samples.is_empty():
-            raise DataError(f"{table}: nothing in it can be used: {_reasons(merged.quarantine)}.")
+            raise DataError(f"{table}: nothing in it can be used.{_reasons(merged.quarantine)}")
         yield data, [q for q in merged.quarantine if q.outcome == "failed"]
 
 
 def _reasons(quarantine: list[Quarantined]) -> str:
-    return "; ".join(f"{q.item}: {q.reason}" for q in quarantine[:10])
+    return "".join(f"\n  {q.item} ({q.where}): {q.reason}: {q.detail}" for q in quarantine[:10])
 
 
 def _folder(result: Path, stage: str) -> Path:

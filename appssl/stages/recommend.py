@@ -56,7 +56,7 @@ def recommend(artifact: Artifact, model: Any, table: Path, top_k: int) -> tuple[
                 )
             )
     left = [
-        Quarantined("user", str(u), table.name, "failed", "unknown user", "was not in the training data")
+        Quarantined("user", u or "(empty)", table.name, "failed", "unknown user", "was not in the training data")
         for u in unknown
     ]
     return pl.concat(frames), left
@@ -77,7 +77,7 @@ def _read_users(table: Path, trained: str | None) -> pl.DataFrame:
     if column is None:
         named = "user_id" if trained in (None, "user_id") else f"user_id or {trained}"
         raise DataError(f"{table}: needs a column {named}; it has {', '.join(frame.columns)}.")
-    found = frame.select(pl.col(column).cast(pl.String).alias("user")).fill_null("(empty)").unique(maintain_order=True)
+    found = frame.select(pl.col(column).cast(pl.String).alias("user")).fill_null("").unique(maintain_order=True)
     if found.is_empty():
         raise DataError(f"{table}: holds no users in column {column}.")
     return found

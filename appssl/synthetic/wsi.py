@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
 MPP = 0.5
-_SIDE = {"tiny": 1024, "small": 2048, "large": 24_576}  # pixels
+_SIDE = {"tiny": 1024, "small": 1536, "large": 24_576}  # pixels
 _SLIDES = {"tiny": 3, "small": 8, "large": 2}  # with tissue, one patient each
 _POINTS = {"tiny": 8, "small": 40, "large": 200}  # of each label on a slide
 _PATCH = 4096  # nuclei are drawn in patches of this side, so that a large slide does not need a large canvas twice

@@ -65,20 +65,32 @@ class Signal:
         self._triples, self._plain = triples, plain
 
     def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
+        self._check(sample)
         if self.config.mode == "concat":
             return [_tensor(self._view(sample, slice(None), rng)) for _ in range(self.num_views)]
         return [_tensor(self._view(sample, slice(d, d + 1), rng)) for d in range(self.num_views)]
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
         """Weak jitter and scaling."""
+        self._check(sample)
         part = self._part()
         signal = self._normalized(sample[part], part)
         signal = scaling(signal, _LIGHT * self.config.scaling_std, rng)
         return _tensor(jitter(signal, _LIGHT * self.config.jitter_std, rng))
 
     def plain(self, sample: Any) -> Tensor:
+        self._check(sample)
         part = self._part()
         return _tensor(self._normalized(sample[part], part))
+
+    def _check(self, sample: np.ndarray) -> None:
+        """Other devices or channels than in training would be stretched over the missing ones without a word."""
+        wanted = self._mean.shape[:2]
+        if sample.shape[:2] != wanted:
+            raise DataError(
+                f"a window has {sample.shape[0]} device(s) of {sample.shape[1]} channels, the model was made for "
+                f"{wanted[0]} of {wanted[1]}. Give recordings of the same devices and channels."
+            )
 
     def _part(self) -> slice:
         return slice(None) if self.config.mode == "concat" else slice(self._plain, self._plain + 1)

@@ -86,6 +86,13 @@ def tiny_data(tiny, tmp_path_factory):
     return prepared(config(**MADE), tiny, tmp_path_factory.mktemp("out"))
 
 
+@pytest.fixture(autouse=True)
+def few_figures(request, monkeypatch):
+    """Figures take most of the time: they are drawn only in tests that look at the whole result."""
+    if "tiny_data" not in request.fixturenames:
+        monkeypatch.setattr("appssl.sources.wearable.figures", lambda *_: [])
+
+
 # What comes out
 
 

@@ -195,3 +195,17 @@ def test_wrong_settings_are_refused():
         views(jiter=1)
     with pytest.raises(SettingsError, match="rotation_degrees"):
         views(rotation_degrees=200)
+
+
+def test_other_devices_or_channels_than_in_training_are_refused():
+    facts = {
+        "devices": ["wrist", "hip"],
+        "channels": ["acc_x", "acc_y", "acc_z"],
+        "window_samples": 20,
+        "channel_mean": [[0.0] * 3] * 2,
+        "channel_std": [[1.0] * 3] * 2,
+    }
+    views = build(Config(), Meta(source="wearable", domain="wearable", task="classification", facts=facts))
+    for shape in ((1, 3, 20), (2, 6, 20), (5, 3, 20)):
+        with pytest.raises(DataError, match=r"the model was made for 2 of 3\."):
+            views.plain(np.zeros(shape, np.float32))

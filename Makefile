@@ -3,17 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMOS := wsi/demo wearable/demo webnoisy/demo recsys/demo
-# Real data for the recipes and tests marked `data`; skipped, loudly, where the folder does not exist.
+# Real data for the recipes and tests marked `data`.
 APPSSL_DATA ?= ../shared/data
 export APPSSL_DATA := $(abspath $(APPSSL_DATA))
 
-.PHONY: demo test check quick-tests real-quick install install-dev clean
+.PHONY: demo test check tests quick-tests install install-dev clean
 
 demo: install
 	@# Exit code 5: done, and the demo's damaged inputs are listed.
-	cd $(CURDIR) && $(BIN)/appssl run $(DEMOS) --out demo; code=$$?; [ $$code -eq 0 ] || [ $$code -eq 5 ]
+	$(BIN)/appssl run $(DEMOS) --out demo; code=$$?; [ $$code -eq 0 ] || [ $$code -eq 5 ]
 
-test: install-dev check quick-tests real-quick
+test: install-dev check tests
 
 check:
 	$(BIN)/ruff format --check .
@@ -22,11 +22,13 @@ check:
 	$(BIN)/snakefmt --check Snakefile workflows
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --lint --snakefile Snakefile --config recipes=wearable/demo
 
-quick-tests:
-	$(BIN)/pytest -n 2 --dist loadfile
+# Real recipes run in their quick form on $(APPSSL_DATA); they are skipped, with a reason, where it does not exist.
+tests:
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-real-quick:
-	$(BIN)/python tests/real_recipes.py
+# Without what takes more than ten seconds.
+quick-tests:
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 install: $(VENV)/.installed
 
@@ -34,14 +36,15 @@ install-dev: $(VENV)/.installed-dev
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . || $(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev,cluster]"
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev,cluster]" \
+		|| $(BIN)/python -m pip install --quiet --editable ".[dev,cluster]"
 	touch $(VENV)/.installed $@
 
 clean:

@@ -318,7 +318,7 @@ class Wearable:
         stored = stored.with_columns(position=stored["num_samples"].cum_sum() - stored["num_samples"])
         width = (len(about["devices"]), len(about["channels"]))
         mean, std = _write_signal(stored, shards, width, splits, out)
-        samples = _samples_table(kept, stored, splits)
+        samples = _samples_table(kept, stored, splits, self.size / self.config.sampling_hz)
         out.table("samples.parquet", samples)
         out.table("sessions.parquet", stored.select("session", "subject", "start_seconds", "num_samples", "position"))
         out.table("recordings.parquet", recordings)
@@ -477,7 +477,7 @@ def _write_signal(
     return mean.reshape(width), std.reshape(width)
 
 
-def _samples_table(kept: pl.DataFrame, stored: pl.DataFrame, splits: dict[str, str]) -> pl.DataFrame:
+def _samples_table(kept: pl.DataFrame, stored: pl.DataFrame, splits: dict[str, str], seconds: float) -> pl.DataFrame:
     table = kept.join(stored.select("session", "position"), on="session", how="left", maintain_order="left")
     return table.with_row_index("index").select(
         pl.col("index").cast(pl.Int64),
@@ -488,6 +488,7 @@ def _samples_table(kept: pl.DataFrame, stored: pl.DataFrame, splits: dict[str, s
         pl.lit(None, pl.String).alias("true_label"),
         "session",
         "start_seconds",
+        (pl.col("start_seconds") + seconds).alias("end_seconds"),
         (pl.col("position") + pl.col("offset")).alias("position"),
         "label_share",
     )

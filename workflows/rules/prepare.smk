@@ -3,10 +3,10 @@ rule make:
         manifest="<results>/synthetic/{domain}-{size}-{seed}/manifest.json",
     log:
         "<results>/logs/synthetic/{domain}-{size}-{seed}.log",
-    conda:
-        "../envs/appssl.yaml"
     wildcard_constraints:
         size="tiny|small|large",
+    conda:
+        "../envs/appssl.yaml"
     threads: 1
     params:
         out=subpath(output.manifest, parent=True),

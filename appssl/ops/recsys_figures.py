@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from appssl.artifact import ArtifactWriter
 
-
-def figures(out: ArtifactWriter, items: pl.DataFrame, events: pl.DataFrame, titled: bool) -> list[dict[str, str]]:
-    """Writes the popularity curve and events over time; returns entries of `figures.json`."""
+def figures(items: pl.DataFrame, events: pl.DataFrame) -> list[tuple[dict[str, str], bytes]]:
+    """Popularity curve and events over time: an entry of `figures.json` and the PNG for each."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -35,7 +33,6 @@ def figures(out: ArtifactWriter, items: pl.DataFrame, events: pl.DataFrame, titl
     cold = int((items["popularity"] == 0).sum())
     entries.append(
         _save(
-            out,
             figure,
             "head_tail",
             "Head and tail",
@@ -51,16 +48,15 @@ def figures(out: ArtifactWriter, items: pl.DataFrame, events: pl.DataFrame, titl
     axis.set_ylabel("events")
     axis.legend(frameon=False)
     entries.append(
-        _save(out, figure, "time", "Events in time", "The log is divided at two moments, the same for everybody.")
+        _save(figure, "time", "Events in time", "The log is divided at two moments, the same for everybody.")
     )
     return entries
 
 
-def _save(out: ArtifactWriter, figure: Any, name: str, title: str, caption: str) -> dict[str, str]:
+def _save(figure: Any, name: str, title: str, caption: str) -> tuple[dict[str, str], bytes]:
     from matplotlib import pyplot
 
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
     pyplot.close(figure)
-    out.bytes(f"figures/{name}.png", content.getvalue())
-    return {"file": f"figures/{name}.png", "title": title, "caption": caption}
+    return {"file": f"figures/{name}.png", "title": title, "caption": caption}, content.getvalue()

@@ -169,7 +169,10 @@ class Recsys:
         }
         meta = Meta(source="recsys", domain="recsys", task="ranking", group="user", facts=facts)
         out.json("meta.json", asdict(meta))
-        out.json("figures.json", figures(out, items, kept, config.title is not None))
+        drawn = figures(items, kept)
+        for entry, content in drawn:
+            out.bytes(entry["file"], content)
+        out.json("figures.json", [entry for entry, _ in drawn])
 
     def open(self, artifact: Artifact) -> RecsysData:
         return RecsysData(artifact)

@@ -19,13 +19,8 @@ CLASSES = ("walking", "running", "cycling $x$", "sitting & lying")
 
 def beside(folder: Path, stage: str, settings: dict, seconds: float, **facts) -> None:
     """config.yaml, run.json: what lies beside an artifact."""
-    about = {
-        "stage": stage,
-        "domain": "wearable",
-        "recipe": "tiny",
-        "seed": 0,
-        "description": "A tiny run <for tests>.",
-    }
+    about = {"stage": stage, "domain": "wearable", "recipe": "tiny", "seed": 0}
+    write_json(folder.parent / "about.json", {"description": "A tiny run <for tests>."})
     write_json(folder / "config.yaml", {**about, "settings": settings})
     machine = {"hardware": {"machine": "x86_64", "cpus": 2}, "packages": {"torch": "2.9.0"}, "python": "3.11.2"}
     write_json(folder / "run.json", {"seconds": seconds, **facts, **machine})

@@ -7,7 +7,7 @@ DEMOS := wsi/demo wearable/demo webnoisy/demo recsys/demo
 APPSSL_DATA ?= ../shared/data
 export APPSSL_DATA := $(abspath $(APPSSL_DATA))
 
-.PHONY: demo test check tests quick-tests install install-dev clean
+.PHONY: demo test check tests all-tests install install-dev clean
 
 demo: install
 	@# Exit code 5: done, and the demo's damaged inputs are listed.
@@ -22,13 +22,13 @@ check:
 	$(BIN)/snakefmt --check Snakefile workflows
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --lint --snakefile Snakefile --config recipes=wearable/demo
 
-# Real recipes run in their quick form on $(APPSSL_DATA); they are skipped, with a reason, where it does not exist.
+# Each test within seconds. Tests of real data are skipped, with a reason, where $(APPSSL_DATA) does not exist.
 tests:
-	$(BIN)/python -m pytest -n 2 --dist loadfile
-
-# Without what takes more than ten seconds.
-quick-tests:
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# Everything: kills, real servers, a wheel in a fresh environment, the real recipes in their quick form.
+all-tests:
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 install: $(VENV)/.installed
 

@@ -14,6 +14,8 @@ import pytest
 from tests.commands import appssl, environment, killed
 from tests.workflows.conftest import CHAIN, finished
 
+pytestmark = pytest.mark.slow  # every test runs whole commands
+
 __all__ = ["finished"]
 KILLS = int(os.environ.get("APPSSL_KILLS", "3"))
 
@@ -30,7 +32,6 @@ def project(finished, tmp_path):
     return tmp_path / "p"
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_the_same_command_ends_with_the_same_digests(finished, tmp_path):
     (tmp_path / "chain.yaml").write_text(CHAIN)
     chosen = random.Random(os.environ.get("APPSSL_KILL_SEED", "1"))
@@ -42,7 +43,6 @@ def test_killed_at_random_moments_the_same_command_ends_with_the_same_digests(fi
     assert digests(tmp_path) == digests(finished)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["prepare", "pretrain", "pseudolabel", "finetune", "evaluate", "report"])
 def test_a_stage_killed_by_itself_is_repeated_with_the_same_bytes(project, stage):
     folder = (

@@ -8,6 +8,8 @@ import pytest
 from tests.commands import appssl
 from tests.workflows.conftest import CHAIN
 
+pytestmark = pytest.mark.slow  # every test runs whole commands
+
 STAGES = ("make", "prepare_shard", "prepare", "pretrain", "pseudolabel", "finetune", "evaluate", "report")
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.commands import appssl
 
+pytestmark = pytest.mark.slow  # every test runs whole commands
+
 RUN = "results/wearable/chain/s0"
 
 
@@ -43,7 +45,6 @@ def test_trace_leads_back_to_the_raw_tables(finished):
     assert any(name.startswith("table:") for name in names)
 
 
-@pytest.mark.slow
 def test_reproduce_gives_equal_bytes(finished):
     done = appssl("reproduce", RUN, "--json", cwd=finished)
     assert done.code == 0, done.out + done.err

@@ -10,6 +10,8 @@ import pytest
 from tests.commands import environment
 from tests.reports.conftest import browser
 
+pytestmark = pytest.mark.slow  # every test runs whole commands
+
 __all__ = ["browser"]
 
 
@@ -50,7 +52,6 @@ def seen(browser, text, seconds=60):
 
 
 @pytest.mark.browser
-@pytest.mark.slow
 def test_the_mlflow_ui_shows_the_child_runs(ui, finished, browser):
     from mlflow import MlflowClient
 

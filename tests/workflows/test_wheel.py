@@ -12,6 +12,8 @@ import pytest
 
 from tests.commands import REPOSITORY
 
+pytestmark = pytest.mark.slow  # every test runs whole commands
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
@@ -29,7 +31,6 @@ def test_it_carries_workflow_and_recipes_and_nothing_else(wheel):
     assert {name.split("/")[0] for name in names if not name.startswith("appssl-")} == {"appssl"}
 
 
-@pytest.mark.slow
 def test_a_demo_runs_in_an_empty_folder(wheel, tmp_path):
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"

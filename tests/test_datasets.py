@@ -8,7 +8,7 @@ import time
 import pytest
 
 from appssl.datasets import PUBLIC, PublicData, find, get
-from appssl.errors import DataError, SettingsError
+from appssl.errors import AppsslError, DataError, SettingsError
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -22,6 +22,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", server.elsewhere)
             self.end_headers()
+            return
+        if kind == "gone":
+            self.send_error(404)
             return
         start = 0
         if self.headers.get("Range") and kind != "norange":
@@ -42,15 +45,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body[:10])
             self.wfile.flush()
             time.sleep(server.delay)
+        if kind == "drips":
+            for byte in body[:40]:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(0.05)
+            return
         self.wfile.write(body)
 
     def log_message(self, *arguments):
         pass
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Clients that hang up are part of the tests."""
+
+
 @pytest.fixture
 def server():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+    with Server(("127.0.0.1", 0), Handler) as found:
         found.requests, found.elsewhere, found.delay = [], "http://example.invalid/x.bin", 30
         found.daemon_threads = True
         threading.Thread(target=found.serve_forever, daemon=True).start()
@@ -116,6 +130,38 @@ def test_a_server_that_hangs_ends_in_a_clear_error_and_keeps_what_came(server, t
         get(entry(server, "slow"), tmp_path, timeout_seconds=0.3)
 
 
+def test_a_server_that_drips_is_given_up_although_it_never_falls_silent(server, tmp_path):
+    begun = time.monotonic()
+    with pytest.raises(DataError, match=r"only \d+ bytes in 0.3 seconds"):
+        get(entry(server, "drips"), tmp_path, timeout_seconds=0.3)
+    assert time.monotonic() - begun < 20
+
+
+def test_a_file_that_is_not_there_is_not_asked_for_again(server, tmp_path):
+    with pytest.raises(DataError, match="answers 404"):
+        get(entry(server, "gone"), tmp_path)
+    assert len(server.requests) == 1
+
+
+def test_a_damaged_earlier_file_is_replaced(server, tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"damaged")
+    assert get(entry(server, "plain"), tmp_path).read_bytes() == CONTENT
+    assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
+
+
+def test_a_place_that_cannot_be_written_says_so(server, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(AppsslError, match=r"cannot be written.*Choose another --out"):
+        get(entry(server, "plain"), tmp_path / "file" / "folder")
+
+
+def test_progress_reaches_the_whole(server, tmp_path):
+    seen = []
+    get(entry(server, "plain"), tmp_path, progress=lambda done, size: seen.append((done, size)))
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert seen == sorted(seen)
+
+
 def test_an_unknown_name_gets_the_nearest_one():
     with pytest.raises(SettingsError, match="Did you mean cmu-1-small-region"):
         find("cmu-1-small-regio")
@@ -127,3 +173,5 @@ def test_every_listed_set_has_licence_size_and_checksum():
         assert item.size > 0
         assert len(bytes.fromhex(item.sha256)) == 32
         assert item.url.startswith("https://")
+        assert item.file
+    assert len({item.name for item in PUBLIC}) == len(PUBLIC)

@@ -1,18 +1,22 @@
 """Journals and their upload, against real MLflow stores."""
 
 import json
-import math
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
-from appssl.tracking import JOURNAL, Journal, masked, read_cursor, read_events, store_uri, upload
+from appssl.tracking import JOURNAL, Journal, Uploader, allowed_name, masked, read_cursor, store_uri, upload
+from appssl.version import __version__
 from tests.commands import environment
 
 ABOUT = {
@@ -40,8 +44,17 @@ def stage(results, name="pretrain"):
     return results / "wearable" / "demo" / "s3" / name
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A SQLite store with its tables: making them takes MLflow some seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path, empty_store):
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
@@ -56,47 +69,21 @@ def history(uri, folder, key="train/loss"):
     return sorted((p.step, p.value) for p in points)
 
 
-class TestJournal:
-    def test_a_torn_last_line_is_dropped_and_the_file_goes_on_whole(self, tmp_path):
-        first = journal(tmp_path)
-        first.metrics(10, {"train/loss": 1.0})
-        with (tmp_path / JOURNAL).open("a") as file:
-            file.write('{"event": "metrics", "step": 20, "val')
-        again = Journal(tmp_path)
-        assert again.last_step == 10
-        again.metrics(20, {"train/loss": 0.5})
-        assert [e["step"] for e in read_events(tmp_path / JOURNAL) if e["event"] == "metrics"] == [10, 20]
+def test_importing_it_does_not_import_mlflow():
+    script = "import sys, appssl.tracking; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], env=environment(), check=False).returncode == 0
 
-    def test_a_resume_continues_the_run_and_doubles_no_step(self, tmp_path):
-        first = journal(tmp_path)
-        for step in (10, 20, 30):
-            first.metrics(step, {"train/loss": float(step)})
-        again = journal(tmp_path)
-        for step in (20, 30, 40):
-            again.metrics(step, {"train/loss": float(step)})
-        events = list(read_events(tmp_path / JOURNAL))
-        assert [e["event"] for e in events].count("start") == 1
-        assert [e["step"] for e in events if e["event"] == "metrics"] == [10, 20, 30, 40]
 
-    def test_other_settings_and_a_repeated_finished_stage_begin_a_new_run(self, tmp_path):
-        first = journal(tmp_path)
-        first.metrics(10, {"a": 1.0})
-        other = journal(tmp_path, settings_digest="other")
-        assert other.last_step == 0
-        other.finish("FINISHED", artifact_digest="x")
-        journal(tmp_path, settings_digest="other")
-        assert [e["event"] for e in read_events(tmp_path / JOURNAL)] == ["start"]
-
-    def test_values_that_are_not_finite_survive(self, tmp_path):
-        journal(tmp_path).metrics(1, {"a": math.nan, "b": math.inf, "c": 1.5})
-        values = list(read_events(tmp_path / JOURNAL))[-1]["values"]
-        assert math.isnan(float(values["a"]))
-        assert float(values["b"]) == math.inf
-        assert values["c"] == 1.5
-
-    def test_writing_it_does_not_import_mlflow(self):
-        script = "import sys, appssl.tracking; sys.exit('mlflow' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", script], env=environment(), check=False).returncode == 0
+def test_a_pass_with_nothing_new_does_not_import_mlflow(tmp_path, store):
+    journal(stage(tmp_path / "results")).metrics(1, {"a": 1.0})
+    upload(tmp_path / "results", store, tmp_path, final=True)
+    script = (
+        "import sys; from pathlib import Path; from appssl.tracking import upload\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"upload(folder / 'results', {store!r}, folder, final=True)\n"
+        "sys.exit('mlflow' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], env=environment(), check=False).returncode == 0
 
 
 def test_a_run_arrives_with_params_metrics_tags_data_and_its_parent(tmp_path, store):
@@ -113,6 +100,8 @@ def test_a_run_arrives_with_params_metrics_tags_data_and_its_parent(tmp_path, st
     assert run.info.run_name == "pretrain"
     assert run.data.params["fit.schedule.name"] == "cosine"
     assert len(run.data.params["note"]) == 500
+    assert run.data.params["note"].endswith("(cut, 900 characters)")
+    assert run.data.tags["appssl.version"] == __version__
     assert run.data.tags["appssl.artifact_digest"] == "e" * 64
     assert run.inputs.dataset_inputs[0].dataset.name == "k"
     assert run.inputs.dataset_inputs[0].tags[0].value == "pretraining"
@@ -164,6 +153,174 @@ def test_a_stage_that_ended_without_a_word_is_marked_and_runs_again_after_a_resu
     assert client(store).get_run(run.data.tags["mlflow.parentRunId"]).info.status == "FAILED"
 
 
+def second(results):
+    """Another stage of the same run, so that there is something that must not be held up."""
+    written = journal(stage(results, "finetune"), stage="finetune", settings_digest="other")
+    written.metrics(1, {"train/loss": 1.0})
+    return written
+
+
+def test_settings_with_any_names_become_params(tmp_path, store):
+    folder = stage(tmp_path / "results")
+    journal(folder, settings={"columns": {"temp (°C)": "t", "a//../b": 1}, "none": None, "many": list(range(400))})
+    assert upload(tmp_path / "results", store, tmp_path).problem is None
+    params = client(store).get_run(read_cursor(folder)["run_id"]).data.params
+    assert params["columns.temp (_C)".replace("(", "_").replace(")", "_")] == "t"
+    assert params["none"] == "None"
+    assert len(params["many"]) == 500
+
+
+def test_more_params_than_a_batch_holds_arrive(tmp_path, store):
+    folder = stage(tmp_path / "results")
+    journal(folder, settings={f"p{i}": i for i in range(450)})
+    assert upload(tmp_path / "results", store, tmp_path).problem is None
+    assert len(client(store).get_run(read_cursor(folder)["run_id"]).data.params) == 450
+
+
+@pytest.mark.parametrize("name", ["eval/knn/recall@20", "a//b", "../../x", "/lead", "é f", "", "x" * 400, "a/./b"])
+def test_names_are_made_what_mlflow_takes(name):
+    from mlflow.utils.validation import _validate_metric, _validate_param
+
+    _validate_metric(allowed_name(name), 1.0, 1, 1)
+    _validate_param(allowed_name(name), "1")
+
+
+def test_a_journal_that_the_store_refuses_does_not_hold_up_the_others(tmp_path, store):
+    bad = stage(tmp_path / "results")
+    journal(bad).metrics(1, {"a": 1.0})
+    upload(tmp_path / "results", store, tmp_path)
+    text = (bad / JOURNAL).read_text()  # edited by hand, and params cannot be changed
+    (bad / JOURNAL).write_text(text.replace('"lr": 0.1', '"lr": 0.2'))
+    (bad / ".upload.json").unlink()
+    second(tmp_path / "results")
+    report = upload(tmp_path / "results", store, tmp_path)
+    assert "Changing param values" in report.problem
+    assert report.pending == [str(bad / JOURNAL)]
+    assert history(store, stage(tmp_path / "results", "finetune")) == [(1, 1.0)]
+
+
+def test_a_run_deleted_in_the_ui_stays_deleted_and_holds_up_nothing(tmp_path, store):
+    folder = stage(tmp_path / "results")
+    written = journal(folder)
+    upload(tmp_path / "results", store, tmp_path)
+    client(store).delete_run(read_cursor(folder)["run_id"])
+    written.metrics(1, {"train/loss": 1.0})
+    second(tmp_path / "results")
+    assert upload(tmp_path / "results", store, tmp_path, final=True).problem is None
+    assert client(store).get_run(read_cursor(folder)["run_id"]).info.lifecycle_stage == "deleted"
+    assert history(store, stage(tmp_path / "results", "finetune")) == [(1, 1.0)]
+
+
+def test_another_store_and_a_deleted_one_get_everything_again(tmp_path, store, empty_store):
+    folder = stage(tmp_path / "results")
+    journal(folder).metrics(1, {"train/loss": 1.0})
+    upload(tmp_path / "results", store, tmp_path)
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    shutil.copyfile(empty_store, tmp_path / "other.db")
+    assert upload(tmp_path / "results", other, tmp_path).problem is None
+    assert history(other, folder) == [(1, 1.0)]
+    assert upload(tmp_path / "results", other, tmp_path).points == 0
+    (tmp_path / "other.db").unlink()
+    script = (  # another process, as after a deletion by hand: this one still has the file open
+        "from pathlib import Path; from appssl.tracking import upload\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"assert upload(folder / 'results', {other!r}, folder).points == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", script], env=environment(), check=True, capture_output=True)
+
+
+def test_what_was_not_sent_before_a_stage_ran_again_is_sent_later(tmp_path, store):
+    folder = stage(tmp_path / "results")
+    first = journal(folder)
+    first.metrics(1, {"train/loss": 7.0})
+    first.finish("FAILED", artifact_digest=None, error="it broke")
+    again = journal(folder, settings_digest="repaired")
+    again.metrics(1, {"train/loss": 1.0})
+    again.finish("FINISHED", artifact_digest="d")
+    assert upload(tmp_path / "results", store, tmp_path).problem is None
+    assert history(store, folder) == [(1, 1.0)]
+    experiment = client(store).get_experiment_by_name("appssl/wearable").experiment_id
+    runs = client(store).search_runs([experiment], "tags.`appssl.stage` = 'pretrain'")
+    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED"]
+    assert sorted(run.data.metrics["train/loss"] for run in runs) == [1.0, 7.0]
+    assert [p.name for p in folder.glob("metrics*")] == [JOURNAL]
+
+
+def test_a_quick_run_has_a_parent_of_its_own(tmp_path, store):
+    results = tmp_path / "results"
+    journal(stage(results))
+    journal(stage(results / "quick"), settings_digest="quick")
+    upload(results, store, tmp_path)
+    runs = [client(store).get_run(read_cursor(stage(root))["run_id"]) for root in (results, results / "quick")]
+    assert len({run.data.tags["mlflow.parentRunId"] for run in runs}) == 2
+
+
+def test_a_parent_is_killed_and_goes_on_with_its_stage(tmp_path, store):
+    folder = stage(tmp_path / "results")
+    journal(folder).metrics(1, {"a": 1.0})
+    upload(tmp_path / "results", store, tmp_path, final=True)
+    run = client(store).get_run(read_cursor(folder)["run_id"])
+    parent = run.data.tags["mlflow.parentRunId"]
+    assert client(store).get_run(parent).info.status == "KILLED"
+    last = max(e["time_ms"] for e in map(json.loads, (folder / JOURNAL).read_text().splitlines()))
+    assert run.info.end_time == last
+    journal(folder)
+    upload(tmp_path / "results", store, tmp_path)
+    assert client(store).get_run(parent).info.status == "RUNNING"
+
+
+MODEL = {"meta": {"task": "classification", "classes": ["a", "b"]}, "input_shape": [3, 8]}
+
+
+@pytest.mark.slow
+def test_a_model_is_registered_once_with_its_signature_and_only_its_own_files(tmp_path, store):
+    folder = stage(tmp_path / "results", "finetune")
+    written = journal(folder, stage="finetune", recipe="chain")
+    (folder / "model.json").write_text(json.dumps(MODEL))
+    (folder / "manifest.json").write_text(json.dumps({"files": {"model.json": {}}}))
+    (folder / "other.bin").write_bytes(b"not of the artifact")
+    written.finish("FINISHED", artifact_digest="d")
+    for _ in range(2):
+        assert upload(tmp_path / "results", store, tmp_path).problem is None
+        (folder / ".upload.json").unlink()
+    assert upload(tmp_path / "results", store, tmp_path).problem is None
+    (version,) = client(store).search_model_versions("name = 'appssl-wearable-chain'")
+    from mlflow.models import get_model_info
+
+    info = get_model_info(f"models:/appssl-wearable-chain/{version.version}")
+    assert info.signature.inputs.input_types()[0].name == "float32"
+    assert list(info.signature.inputs.inputs[0].shape) == [-1, 3, 8]
+    stored = {p.name for p in (tmp_path / "mlartifacts").rglob("*") if p.is_file()}
+    assert {"model.json", "serving.py", "requirements.txt"} <= stored
+    assert not {"other.bin", JOURNAL} & stored
+    assert not [name for name in stored if name.endswith(".pkl")]
+    assert client(store).get_run(read_cursor(folder)["run_id"]).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_two_processes_that_create_one_store_together_both_arrive(tmp_path):
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    scripts = []
+    for number in range(2):
+        journal(stage(tmp_path / f"results{number}")).metrics(1, {"train/loss": float(number)})
+        scripts.append(
+            "from pathlib import Path; from appssl.tracking import upload\n"
+            f"folder = Path({str(tmp_path)!r})\n"
+            f"print(upload(folder / 'results{number}', {store!r}, folder).problem)\n"
+        )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        for script in scripts
+    ]
+    for process in running:
+        process.communicate(timeout=120)
+    for number in range(2):  # what a race may have left waiting is sent by the next pass
+        assert upload(tmp_path / f"results{number}", store, tmp_path).problem is None
+        assert history(store, stage(tmp_path / f"results{number}")) == [(1, float(number))]
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -203,6 +360,30 @@ class Server:
     def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def test_a_writer_that_goes_on_while_its_journal_is_sent_loses_and_doubles_nothing(tmp_path, store):
+    folder = stage(tmp_path / "results")
+    written = journal(folder)
+    enough = threading.Event()
+
+    def train():
+        while not enough.is_set():
+            written.metrics(written.last_step + 1, {"train/loss": float(written.last_step + 1)})
+            time.sleep(0.001)
+        written.finish("FINISHED", artifact_digest="d")
+
+    training = threading.Thread(target=train)
+    training.start()
+    try:
+        reports = [upload(tmp_path / "results", store, tmp_path) for _ in range(5)]
+    finally:
+        enough.set()
+        training.join()
+    assert [report.problem for report in reports] == [None] * 5
+    assert sum(report.points > 0 for report in reports) > 1
+    upload(tmp_path / "results", store, tmp_path)
+    assert history(store, folder) == [(step, float(step)) for step in range(1, written.last_step + 1)]
 
 
 @pytest.mark.slow
@@ -257,9 +438,38 @@ def test_the_uploader_beside_a_workflow_warns_once_and_ends(tmp_path):
     assert done.stderr.count("cannot be reached") == 1
 
 
-def test_passwords_are_masked():
-    assert masked("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
-    assert masked("sqlite:////tmp/x.db") == "sqlite:////tmp/x.db"
+def test_ctrl_c_stops_the_workflow_and_not_its_uploader(tmp_path, store):
+    folder = stage(tmp_path / "results")
+    written = journal(folder)
+    with Uploader(tmp_path / "results", store, tmp_path) as uploader:
+        status = Path(f"/proc/{uploader._process.pid}/status")
+        deadline = time.monotonic() + 60
+        while not int(re.search(r"SigIgn:\s*(\w+)", status.read_text())[1], 16) & 1 << (signal.SIGINT - 1):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(uploader._process.pid, signal.SIGINT)
+        written.metrics(1, {"train/loss": 0.5})
+    assert history(store, folder) == [(1, 0.5)]
+
+
+@pytest.mark.parametrize("password", ["secret", "se/cr:et", "s@cret", ""])
+def test_passwords_are_masked(password):
+    assert masked(f"postgresql://me:{password}@host:5432/db") == "postgresql://me:***@host:5432/db"
+    assert masked(f"cannot parse 'mysql://u:{password}@h'.") == "cannot parse 'mysql://u:***@h'."
+
+
+def test_addresses_without_a_password_are_shown_as_they_are():
+    for uri in ("sqlite:////tmp/a:b@c.db", "http://127.0.0.1:5000", "postgresql://me@host/db"):
+        assert masked(uri) == uri
+
+
+def test_a_password_is_in_no_report_journal_or_cursor(tmp_path):
+    folder = stage(tmp_path / "results")
+    journal(folder).metrics(1, {"a": 1.0})
+    report = upload(tmp_path / "results", "postgresql://me:hunter2@:badport/db", tmp_path)
+    assert report.problem is not None
+    written = [p.read_text() for p in tmp_path.rglob("*") if p.is_file()]
+    assert "hunter2" not in "".join([*written, report.problem])
 
 
 def test_the_store_is_a_sqlite_file_in_the_project_unless_the_environment_says_otherwise(tmp_path, monkeypatch):

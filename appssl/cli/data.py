@@ -19,10 +19,8 @@ def list_(as_json: Json = False) -> None:
         typer.echo(json.dumps([asdict(entry) for entry in PUBLIC], indent=1))
         return
     for entry in PUBLIC:
-        typer.echo(
-            f"{entry.name}  {entry.domain}  {entry.size / 1e6:.1f} MB  {entry.licence}  sha256 {entry.sha256[:12]}"
-        )
-        typer.echo(f"    {entry.about}\n    {entry.url}")
+        typer.echo(f"{entry.name}  {entry.domain}  {entry.size / 1e6:.1f} MB  sha256 {entry.sha256[:12]}")
+        typer.echo(f"    {entry.about}\n    licence: {entry.licence}\n    {entry.url}")
 
 
 def get(
@@ -30,10 +28,20 @@ def get(
     out: Annotated[Path, typer.Option("--out", help="Folder to put it in.")] = Path("data"),
 ) -> None:
     """Fetch a public data set, resumed and verified. Example: appssl data get cmu-1-small-region"""
+    import sys
+
     from appssl.datasets import find
     from appssl.datasets import get as fetch
 
-    typer.echo(str(fetch(find(name), out)))
+    entry = find(name)
+    print(f"{entry.name}: {entry.size / 1e6:.1f} MB, licence: {entry.licence}", file=sys.stderr)
+    typer.echo(str(fetch(entry, out, progress=_show if sys.stderr.isatty() else None)))
+
+
+def _show(done: int, size: int) -> None:
+    import sys
+
+    print(f"\r{done / 1e6:.1f} of {size / 1e6:.1f} MB", end="\n" if done == size else "", file=sys.stderr, flush=True)
 
 
 def make(

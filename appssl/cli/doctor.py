@@ -6,6 +6,12 @@ import typer
 
 from appssl.cli.options import Json
 
+_PACKAGES = {  # the least versions, as in pyproject.toml
+    "torch": (2, 5), "torchvision": (0, 20), "timm": (1, 0), "albumentations": (2, 0), "polars": (1, 20),
+    "scikit-learn": (1, 5), "mlflow": (3, 7), "snakemake": (9, 0),
+}  # fmt: skip
+_LEAST_DISK_GB, _LEAST_MEMORY_GIB = 1, 2
+
 
 def command(as_json: Json = False) -> None:
     """Check versions, devices, disk, cluster and store. Example: appssl doctor"""
@@ -13,7 +19,9 @@ def command(as_json: Json = False) -> None:
 
     from appssl.errors import AppsslError
 
-    rows = [_python(), *_packages(), _openslide(), _devices(), _disk(), _memory(), _cluster(), _store()]
+    rows = [
+        _python(), *_packages(), _openslide(), _devices(), _folder(), _disk(), _memory(), _quiet(), _cluster(), _store()
+    ]  # fmt: skip
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
     else:
@@ -28,23 +36,35 @@ def _row(what: str, state: str, detail: str) -> dict[str, Any]:
     return {"what": what, "state": state, "detail": detail}
 
 
+def _parts(version: str) -> tuple[int, ...]:
+    """`4.0.1-rc2` -> (4, 0, 1)."""
+    import re
+
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
 def _python() -> dict[str, Any]:
     import platform
     import sys
 
     good = sys.version_info >= (3, 11)
-    return _row("python", "ok" if good else "MISSING", platform.python_version() + ("" if good else "; 3.11 is needed"))
+    detail = platform.python_version() + ("" if good else "; 3.11 is needed: make a virtual environment with it")
+    return _row("python", "ok" if good else "MISSING", detail)
 
 
 def _packages() -> list[dict[str, Any]]:
     from importlib import metadata
 
     rows = []
-    for name in ("torch", "torchvision", "timm", "albumentations", "polars", "scikit-learn", "mlflow", "snakemake"):
+    for name, least in _PACKAGES.items():
+        wanted = f"pip install '{name}>={'.'.join(map(str, least))}'"
         try:
-            rows.append(_row(name, "ok", metadata.version(name)))
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            rows.append(_row(name, "MISSING", f"pip install {name}"))
+            rows.append(_row(name, "MISSING", f"not installed; {wanted}"))
+            continue
+        good = _parts(version) >= least
+        rows.append(_row(name, "ok" if good else "MISSING", version if good else f"{version} is too old; {wanted}"))
     return rows
 
 
@@ -54,35 +74,46 @@ def _openslide() -> dict[str, Any]:
     except (ImportError, OSError) as error:
         return _row("openslide", "MISSING", f"{error}; pip install openslide-python openslide-bin")
     version = openslide.__library_version__
-    safe = tuple(int(part) for part in version.split(".")[:3]) >= (4, 0, 1)
-    return _row(
-        "openslide",
-        "ok" if safe else "MISSING",
-        version + ("" if safe else "; 4.0.1 closes two holes: pip install -U openslide-bin"),
-    )
+    if _parts(version) < (4, 0, 1):
+        detail = f"{version} has two known vulnerabilities; pip install -U 'openslide-bin>=4.0.1'"
+        return _row("openslide", "MISSING", detail)
+    return _row("openslide", "ok", version)
 
 
 def _devices() -> dict[str, Any]:
     import os
 
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return _row("cuda", "MISSING", f"torch does not import: {error}; pip install --force-reinstall torch")
     if not torch.cuda.is_available():
         return _row("cuda", "none", f"no CUDA device; {os.cpu_count()} CPU cores are used")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return _row(
-        "cuda", "ok", f"{', '.join(names)}; bf16 {'works' if torch.cuda.is_bf16_supported() else 'does not work'}"
-    )
+    bf16 = "works" if torch.cuda.is_bf16_supported() else "does not work"
+    return _row("cuda", "ok", f"{', '.join(names)}; bf16 {bf16}")
+
+
+def _folder() -> dict[str, Any]:
+    import tempfile
+    from pathlib import Path
+
+    try:
+        with tempfile.TemporaryFile(dir="."):
+            return _row("folder", "ok", f"{Path.cwd()} can be written")
+    except OSError as error:
+        return _row("folder", "MISSING", f"{Path.cwd()} cannot be written ({error.strerror}); change to another one")
 
 
 def _disk() -> dict[str, Any]:
-    import os
     import shutil
 
     free = shutil.disk_usage(".").free / 1e9
-    if not os.access(".", os.W_OK):
-        return _row("disk", "MISSING", "this folder cannot be written; change to another one")
-    return _row("disk", "ok" if free > 1 else "MISSING", f"{free:.0f} GB free here")
+    if free < _LEAST_DISK_GB:
+        return _row(
+            "disk", "MISSING", f"{free:.1f} GB free here, {_LEAST_DISK_GB} is needed; free space or change disk"
+        )
+    return _row("disk", "ok", f"{free:.0f} GB free here")
 
 
 def _memory() -> dict[str, Any]:
@@ -90,10 +121,22 @@ def _memory() -> dict[str, Any]:
 
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    except OSError:
+        free = int(lines["MemAvailable"].split()[0]) / 2**20
+    except (OSError, ValueError, KeyError):
         return _row("memory", "none", "cannot be read on this system")
-    free = int(lines["MemAvailable"].split()[0]) / 2**20
-    return _row("memory", "ok" if free > 2 else "MISSING", f"{free:.1f} GiB available")
+    if free < _LEAST_MEMORY_GIB:
+        return _row("memory", "MISSING", f"{free:.1f} GiB available, {_LEAST_MEMORY_GIB} is needed; end other programs")
+    return _row("memory", "ok", f"{free:.1f} GiB available")
+
+
+def _quiet() -> dict[str, Any]:
+    import os
+
+    wanted = {"NO_ALBUMENTATIONS_UPDATE": ("1", "true"), "MLFLOW_DISABLE_TELEMETRY": ("1", "true")}
+    loud = [name for name, values in wanted.items() if os.environ.get(name, "").lower() not in values]
+    if loud:
+        return _row("phoning home", "none", f"on, by your environment; unset {' and '.join(loud)}")
+    return _row("phoning home", "ok", "off: albumentations' version check, MLflow's telemetry")
 
 
 def _cluster() -> dict[str, Any]:
@@ -114,8 +157,7 @@ def _store() -> dict[str, Any]:
 
     uri = store_uri(Path.cwd())
     problem = reachable(uri)
-    return _row(
-        "mlflow store",
-        "none" if problem else "ok",
-        masked(uri) + (f"; {problem}; metrics wait beside the results" if problem else ""),
-    )
+    if problem:
+        detail = f"{masked(uri)}: {problem}; start it or unset MLFLOW_TRACKING_URI. Metrics wait beside the results"
+        return _row("mlflow store", "none", detail)
+    return _row("mlflow store", "ok", masked(uri))

@@ -4,16 +4,17 @@ from typing import Annotated
 
 import typer
 
-from appssl.cli.options import Results
+from appssl.cli.options import Json, Results
 
 
 def command(
     out: Results = "results",  # type: ignore[assignment]
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port; the next free one is taken.")] = 5000,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    as_json: Json = False,
 ) -> None:
     """Send what is pending to MLflow and open its UI. Example: appssl ui"""
-    import subprocess
+    import os
     import sys
     from pathlib import Path
 
@@ -21,15 +22,29 @@ def command(
     from appssl.tracking import masked, store_uri, upload
 
     uri = store_uri(Path.cwd())
-    for results in (out, out / "quick"):
-        report = upload(results, uri, Path.cwd())
-        if report.problem:
-            print(f"warning: {masked(uri)} cannot be reached: {report.problem}", file=sys.stderr)
+    report = upload(out, uri, Path.cwd())
+    if report.problem:
+        print(f"warning: not everything was sent to {masked(uri)}: {report.problem}", file=sys.stderr)
+    if uri.startswith(("http://", "https://")):  # a server has its own UI
+        _say(masked(uri), uri=masked(uri), as_json=as_json)
+        return
     port = free_port(host, port)
-    typer.echo(f"MLflow UI of {masked(uri)}: http://{host}:{port}  (stop it with Ctrl-C)")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    _say(f"http://{host}:{port}", uri=masked(uri), as_json=as_json)
+    # The address of the store is not an argument: others could read a password in it from the list of processes.
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # no idle job workers
-    subprocess.run([*command, "--workers", "1"], env={**environment(), **quiet}, check=False)
+    os.execve(sys.executable, command, {**environment(), **quiet, "MLFLOW_BACKEND_STORE_URI": uri})
+
+
+def _say(address: str, *, uri: str, as_json: bool) -> None:
+    import json
+    import sys
+
+    if as_json:
+        typer.echo(json.dumps({"address": address, "store": uri}))
+    else:
+        typer.echo(f"MLflow UI of {uri}: {address}  (Ctrl-C stops one that was started here)")
+    sys.stdout.flush()
 
 
 def free_port(host: str, first: int) -> int:

@@ -2,7 +2,8 @@
 
 Per user, with R the new items of the test part and the k best unseen items: recall@k = hits / |R|, ndcg@k with gain 1
 and the ideal of min(k, |R|) hits, mrr@k = 1 / rank of the first hit (0 if none). Slices: items by popularity in
-training (head, middle, tail, cold: never seen in training), users by whether they have a training event (warm, cold).
+training (head, middle, tail, cold: never seen in training), users by whether they have a training event (warm, cold: a
+user whose first event lies in the validation part is cold, because the model does not know him or her either).
 Over all lists: coverage@k (share of the catalogue shown), gini@k of exposure, popularity@k (mean training events of
 what is shown). Popularity and item-kNN are measured on the same users, with paired differences.
 Source: Krichene and Rendle, On sampled metrics for item recommendation, KDD 2020 (full catalogue instead of samples);
@@ -81,7 +82,7 @@ class Ranking:
             )
         slices = data.samples["slice"].to_numpy()
         in_slice = {name: (slices == name) for name in SLICES}
-        warm = np.diff(seen.indptr) > 0
+        warm = np.bincount(data.interactions("train")[0], minlength=data.num_users) > 0
         exposure = np.zeros(data.num_items)
         discounts = 1 / np.log2(np.arange(2, k + 2))
         rows: list[dict[str, Any]] = []

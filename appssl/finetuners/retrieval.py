@@ -2,9 +2,11 @@
 
     L = -1/B sum_i log( exp(s(u_i, v_i) - log q_i) / sum_j exp(s(u_i, v_j) - log q_j) ),   s = cosine / temperature
 
-q_j is the probability that item j is drawn into a batch. Source: Yi et al., Sampling-bias-corrected neural modeling for
-large corpus item recommendations, RecSys 2019, equation 5. Deviations: q is the item's share of the training events
-instead of a streaming estimate; other examples of the positive item are not counted as negatives.
+q_j is the probability that item j is drawn into a batch. With it the gradient tends to that of the softmax over all
+items as the batch grows; to that end an item that is in the batch twice counts twice, also where it is the positive.
+Source: Yi et al., Sampling-bias-corrected neural modeling for large corpus item recommendations, RecSys 2019, equation
+5. Deviations: q is the item's share of the training events instead of a streaming estimate. Without the correction
+(logq: false) other examples of the positive item are no negatives, because nothing else makes up for them.
 """
 
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,6 +34,12 @@ class Config(Settings):
     user_ids: bool = Field(True, description="an embedding per user")
     item_ids: bool = Field(True, description="an embedding per item, added to the content; zero for cold items")
     logq: bool = Field(True, description="correct for the frequency of items in batches")
+
+    @model_validator(mode="after")
+    def _users_differ(self) -> "Config":
+        if not (self.user_ids or self.history):
+            raise ValueError("with user_ids false and history 0 all users are the same; use one of them")
+        return self
 
 
 class Interactions:
@@ -127,13 +135,16 @@ def in_batch_softmax(logits: Tensor, items: Tensor, log_share: Tensor | None) ->
 
     Args:
         logits: (B, B) similarities of users (rows) and items (columns). items: (B,) int64, item of each column.
-        log_share: (B,) log of each item's probability of being drawn, or None for no correction.
+        log_share: (B,) log of each item's probability of being drawn, or None for no correction; then other columns
+            that hold the row's own item are left out.
     """
+    positive = torch.arange(len(items), device=items.device)
     if log_share is not None:
-        logits = logits - log_share[None, :]
+        # No column is masked: without its repetitions the positive would vanish from the denominator as B grows.
+        return functional.cross_entropy(logits - log_share[None, :], positive)
     own = torch.eye(len(items), dtype=torch.bool, device=items.device)
     same = (items[:, None] == items[None, :]) & ~own
-    return functional.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(items), device=items.device))
+    return functional.cross_entropy(logits.masked_fill(same, -torch.inf), positive)
 
 
 class Retriever(nn.Module):

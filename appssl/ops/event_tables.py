@@ -6,7 +6,9 @@ import polars as pl
 
 from appssl.errors import DataError
 
-_TOO_LARGE = 100  # times the median: milliseconds among seconds
+_OTHER_UNIT = 100  # times the median, or a part of it: milliseconds among seconds, hours among seconds
+_LATEST = 10**11  # seconds, the year 5138: a log whose median lies beyond is in milliseconds
+_ISO = [f"%F{gap}{clock}{zone}" for gap in ("T", " ") for clock in ("%H:%M:%S%.f", "%H:%M") for zone in ("%:z", "")]
 
 
 def scan(path: Path) -> pl.LazyFrame:
@@ -47,7 +49,7 @@ def read_events(path: Path, *, user: str, item: str, timestamp: str, rating: str
         row (int64, from 1, header not counted), user, item (str), timestamp (int64 Unix seconds), rating (float64 or
         null), problem (str or null), seen (the offending text).
     Raises:
-        DataError: if the table is empty, or a column is missing.
+        DataError: if the table is empty, a column is missing, or the times are in milliseconds.
     """
     frame = scan(path)
     require(frame, [c for c in (user, item, timestamp, rating) if c], path, "data.source.columns")
@@ -66,7 +68,13 @@ def read_events(path: Path, *, user: str, item: str, timestamp: str, rating: str
         raise DataError(f"{path}: cannot be read to its end: {str(error).splitlines()[0]}.") from None
     if events.is_empty():
         raise DataError(f"{path}: holds no interactions.")
-    return _judge(events, with_rating=rating is not None)
+    median = events.filter(pl.col("timestamp") > 0)["timestamp"].median()
+    if isinstance(median, int | float) and median > _LATEST:
+        raise DataError(
+            f"{path}: {timestamp} is not in Unix seconds: the median, {median:.0f}, would lie in the year "
+            f"{1970 + int(median / 31_556_952)}. Divide by 1000 if these are milliseconds, or give ISO 8601."
+        )
+    return _judge(events, median, with_rating=rating is not None)
 
 
 def _seconds(frame: pl.LazyFrame, column: str) -> pl.Expr:
@@ -74,14 +82,25 @@ def _seconds(frame: pl.LazyFrame, column: str) -> pl.Expr:
     if kind.is_temporal():
         return pl.col(column).cast(pl.Datetime("us")).dt.epoch("s")
     if kind == pl.String:
-        iso = pl.col(column).str.to_datetime(strict=False, time_unit="us", time_zone="UTC").dt.epoch("s")
-        return pl.coalesce(pl.col(column).cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False), iso)
+        text = pl.col(column).str.strip_chars()
+        number = text.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False)
+        return pl.coalesce(number, *_iso_seconds(text))
     return pl.col(column).cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False)
 
 
-def _judge(events: pl.DataFrame, *, with_rating: bool) -> pl.DataFrame:
-    median = events.filter(pl.col("timestamp") > 0)["timestamp"].median()
-    limit = float(median) * _TOO_LARGE if isinstance(median, int | float) else float("inf")
+def _iso_seconds(text: pl.Expr) -> list[pl.Expr]:
+    """Unix seconds by each form of ISO 8601, UTC where no zone is given; every row is read by itself."""
+    zoned = text.str.replace("[Zz]$", "+00:00")
+    forms = [
+        zoned.str.to_datetime(form, strict=False, time_unit="us", time_zone="UTC" if form.endswith("z") else None)
+        for form in _ISO
+    ]
+    return [form.dt.epoch("s") for form in (*forms, text.str.to_date("%F", strict=False).cast(pl.Datetime("us")))]
+
+
+def _judge(events: pl.DataFrame, median: object, *, with_rating: bool) -> pl.DataFrame:
+    middle = float(median) if isinstance(median, int | float) else None
+    low, high = (0.0, float("inf")) if middle is None else (middle / _OTHER_UNIT, middle * _OTHER_UNIT)
     problem = (
         pl.when(pl.col("user").is_null() | (pl.col("user") == ""))
         .then(pl.lit("no user"))
@@ -91,7 +110,7 @@ def _judge(events: pl.DataFrame, *, with_rating: bool) -> pl.DataFrame:
         .then(pl.lit("timestamp is no time"))
         .when(pl.col("timestamp") <= 0)
         .then(pl.lit("timestamp is not after 1970"))
-        .when(pl.col("timestamp") > limit)
+        .when((pl.col("timestamp") > high) | (pl.col("timestamp") < low))
         .then(pl.lit("timestamp in another unit"))
     )
     if with_rating:

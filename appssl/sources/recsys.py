@@ -6,6 +6,7 @@ kept and measured as their own slices. Feature vocabularies and bins come from i
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.contracts import Meta, Quarantined
@@ -52,6 +53,15 @@ class Pattern(Settings):
     column: str = Field(description="column of the item table")
     regex: str = Field(description="regular expression; its first group is the value")
 
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return value
+
 
 class Config(Settings):
     name: Literal["recsys"] = "recsys"
@@ -89,7 +99,11 @@ class Config(Settings):
 
 
 class RecsysData:
-    """Items as samples, and the log. `tokens` (num_items, L) int64; `popularity` (num_items,) training events."""
+    """Items as samples, and the log.
+
+    `tokens` (num_items, L) int64; `popularity` (num_items,) int64 training events; `slices` (num_items,) str head,
+    middle, tail or cold.
+    """
 
     def __init__(self, artifact: Artifact) -> None:
         values = artifact.json("meta.json")
@@ -98,6 +112,7 @@ class RecsysData:
         self.users = artifact.table("users.parquet")
         self.tokens = np.load(artifact.path("tokens.npy"), mmap_mode="r")
         self.popularity = self.samples["popularity"].to_numpy()
+        self.slices = self.samples["slice"].to_numpy()
         self.num_users, self.num_items = len(self.users), len(self.samples)
         self._events = artifact.table("interactions.parquet")
 
@@ -135,14 +150,17 @@ class Recsys:
     def merge(self, root: Path, shards: Sequence[Artifact], out: ArtifactWriter) -> None:
         config = self.config
         events = pl.concat([shard.table("events.parquet") for shard in shards]).sort("row")
-        catalogue = self._read_items(inside(root, config.items))
+        table = inside(root, config.items)
+        if any(shard.manifest["inputs"]["table:items"] != sha256_file(table) for shard in shards):
+            raise DataError(f"{table}: changed since the shards were prepared. Delete their folder and run again.")
+        catalogue = self._read_items(table)
         kept = self._select(events, catalogue, out)
         first, second = time_cuts(kept["timestamp"].to_numpy(), config.train_share, config.val_share)
         early = pl.when(pl.col("timestamp") < first).then(pl.lit("train"))
         split = early.when(pl.col("timestamp") < second).then(pl.lit("val")).otherwise(pl.lit("test"))
         kept = kept.with_columns(split=split).sort("timestamp", "row")
         self._check_parts(kept)
-        users = self._users(kept)
+        users = self._users(events, kept, out)
         items, tokens, fields, vocab = self._items(kept, catalogue, out)
         numbered = kept.join(users.select(user="id", user_number="number"), on="user").join(
             items.select(item="id", item_number="index"), on="item"
@@ -155,8 +173,10 @@ class Recsys:
         out.table("users.parquet", users)
         out.table("samples.parquet", items)
         out.array("tokens.npy", tokens)
-        test = kept.filter(pl.col("split") == "test")
-        warm = set(kept.filter(pl.col("split") == "train")["user"].unique())
+        train, test = (kept.filter(pl.col("split") == part) for part in ("train", "test"))
+        known = int(test["user"].is_in(train["user"].unique().implode()).sum())
+        out.account("test_events_of_warm_users").keep(known)
+        out.account("test_events_of_cold_users").keep(len(test) - known)
         facts = {
             "fields": fields,
             "vocab_size": vocab,
@@ -165,7 +185,9 @@ class Recsys:
             "num_users": len(users),
             "num_items": len(items),
             "test_events": len(test),
-            "test_events_of_known_users": int(test["user"].is_in(list(warm)).sum()),
+            "test_events_of_known_users": known,
+            "test_events_of_known_items": int(test["item"].is_in(train["item"].unique().implode()).sum()),
+            "items_without_features": int((tokens == 0).all(axis=1).sum()),
         }
         meta = Meta(source="recsys", domain="recsys", task="ranking", group="user", facts=facts)
         out.json("meta.json", asdict(meta))
@@ -196,12 +218,18 @@ class Recsys:
         table = frame.select(*dict.fromkeys(wanted)).with_columns(pl.col(config.item_id).cast(pl.String)).collect()
         if table.is_empty():
             raise DataError(f"{path}: holds no items.")
+        problems = []
+        nameless = table[config.item_id].fill_null("") == ""
+        if nameless.any():
+            rows = ", ".join(str(row + 1) for row in nameless.arg_true()[:10])
+            problems.append(f"{nameless.sum()} row(s) have no {config.item_id}: row {rows}.")
+            table = table.filter(~nameless)
         repeated = table.filter(pl.col(config.item_id).is_duplicated())[config.item_id].unique().sort().to_list()
         if repeated:
             shown = ", ".join(map(str, repeated[:10]))
-            raise DataError(
-                f"{path}: {len(repeated)} item id(s) occur more than once: {shown}. Every item needs one row."
-            )
+            problems.append(f"{len(repeated)} item id(s) occur more than once: {shown}.")
+        if problems:
+            raise DataError(f"{path}: {' '.join(problems)} Every item needs one row with its id.")
         return table.sort(config.item_id)
 
     def _select(self, events: pl.DataFrame, catalogue: pl.DataFrame, out: ArtifactWriter) -> pl.DataFrame:
@@ -269,8 +297,19 @@ class Recsys:
                 "Check the timestamps, or change train_share and val_share."
             )
 
-    def _users(self, kept: pl.DataFrame) -> pl.DataFrame:
-        """number (int64), id, events per part."""
+    def _users(self, events: pl.DataFrame, kept: pl.DataFrame, out: ArtifactWriter) -> pl.DataFrame:
+        """number (int64), id, events per part; users without a kept event are left out."""
+        named = events.filter(pl.col("user").fill_null("") != "")["user"].unique().sort()
+        gone = named.filter(~named.is_in(kept["user"].unique().implode())).to_list()
+        account = out.account("users")
+        account.keep(kept["user"].n_unique())
+        if gone:
+            account.leave_out("no event left", len(gone))
+            where, detail = self.config.interactions, "all events were left out or could not be read"
+            out.quarantine += [
+                Quarantined("user", user, where, "left_out", "no event left", detail)
+                for user in gone[:_QUARANTINED_ROWS]
+            ]
         counts = [(pl.col("split") == part).sum().cast(pl.Int64).alias(f"{part}_events") for part in SPLITS]
         users = kept.group_by("user").agg(*counts).sort("user").rename({"user": "id"})
         return users.with_row_index("number").with_columns(pl.col("number").cast(pl.Int64))
@@ -290,6 +329,7 @@ class Recsys:
                     Quarantined("item", item, config.items, "left_out", "no events", "no kept event names it")
                 )
         table = used.join(catalogue, left_on="item", right_on=config.item_id, how="left").sort("item")
+        self._check_numbers(table, out)
         counts = table["popularity"].to_numpy()
         known = counts > 0
         fields = [
@@ -313,6 +353,21 @@ class Recsys:
             slice=pl.Series(slices.astype(str)),
         )
         return samples, numbers, about, vocab
+
+    def _check_numbers(self, table: pl.DataFrame, out: ArtifactWriter) -> None:
+        """Text where a number should be is a missing feature, and says so; an empty cell is just missing."""
+        for name in self.config.numeric:
+            text = table[name].cast(pl.String)
+            given = (text.fill_null("").str.strip_chars() != "").to_numpy()
+            bad = given & ~np.isfinite(table[name].cast(pl.Float64, strict=False).to_numpy())
+            account = out.account("numeric_values")
+            account.keep(int(given.sum() - bad.sum()))
+            if bad.any():
+                account.fail(f"{name} is no number", int(bad.sum()))
+            for row in np.flatnonzero(bad)[:_QUARANTINED_ROWS].tolist():
+                item, reason = table["item"][row], f"{name} is no number"
+                detail = f"value {text[row]}; treated as missing"
+                out.quarantine.append(Quarantined("value", item, self.config.items, "failed", reason, detail))
 
 
 def build(config: Config) -> Recsys:

@@ -72,6 +72,14 @@ def test_cold_users_are_a_slice_of_their_own():
     assert metrics["recall@2_cold_users"].value == table.row(3, named=True)["recall@2"]
 
 
+def test_a_user_with_validation_events_only_is_cold():
+    class Later(Log):
+        parts: ClassVar = {**Log.parts, "val": ([1, 3], [3, 4])}
+
+    found = build(Config(k=2, baselines=())).per_user(Ranked(data=Later(), scores=lambda users: SCORES[users]))
+    assert found.filter(~pl.col("warm"))["user"].to_list() == [3]
+
+
 def test_slices_count_relevant_items_of_the_slice_only():
     _, table = measure(6)
     first = table.row(0, named=True)

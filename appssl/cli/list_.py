@@ -1,7 +1,7 @@
 """`appssl list` and `appssl show`: methods and recipes, settings with ranges, defaults and source."""
 
-import re
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
@@ -111,15 +111,30 @@ def describe(model: Any) -> list[str]:
 
 
 def _kind(annotation: Any) -> str:
-    """A type as a user reads it."""
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    for before, after in (("typing.", ""), ("NoneType", "null"), ("None", "null"), ("Any", "method")):
-        text = text.replace(before, after)
-    return re.sub(r"[\w.]+\.(\w+)", r"\1", text)
+    """A type as a user reads it: `int or null`, `list of method`, `'a' or 'b'`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in (None, type(None)):
+        return "null"
+    if annotation is Any:
+        return "method"
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if origin in (Union, UnionType):
+        return " or ".join(_kind(argument) for argument in arguments)
+    if origin in (tuple, list):
+        kinds = [_kind(argument) for argument in arguments if argument is not ...]
+        return f"list of {kinds[0]}" if len(set(kinds)) == 1 and ... in arguments else f"[{', '.join(kinds)}]"
+    if origin is dict:
+        return f"map of {_kind(arguments[0])} to {_kind(arguments[1])}"
+    return str(getattr(annotation, "__name__", annotation))
 
 
 def _short(value: Any) -> str:
     name = getattr(value, "name", None)
+    if hasattr(value, "model_fields_set") and name is None:
+        return "its defaults"
     return str(name) if isinstance(name, str) else repr(value)
 
 

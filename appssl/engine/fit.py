@@ -150,7 +150,8 @@ def fit(
                 for key, value in found.items():
                     metrics[key] = metrics.get(key, 0.0) + value.detach() / config.accumulate
             if config.clip_norm is not None:
-                norm = fabric.clip_gradients(trained, optimizer, max_norm=config.clip_norm)
+                # A gradient that is not finite shows in the next loss, and is reported there with its batch.
+                norm = fabric.clip_gradients(trained, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
                 metrics["grad_norm"] = torch.as_tensor(norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -164,14 +165,16 @@ def fit(
             if done % config.log_every and done < num_steps:
                 continue
             means, bad_step = meter.read()
-            if bad_step is not None:
-                _stop_diverged(fabric, examples, order, bad_step, lr, state_dir)
+            if bad_step is None and done == num_steps and not _is_finite(learner):
+                bad_step = step  # by its gradient, after the last loss
+            if _any(fabric, bad_step is not None):
+                _stop_diverged(fabric, examples, order, step if bad_step is None else bad_step, lr, state_dir)
             if fabric.is_global_zero:
                 times = clock.interval(done - logged)
                 journal.metrics(done, {**{f"train/{k}": v for k, v in means.items()}, "train/lr": lr, **times})
                 clock.say(done, means["loss"])
             logged = done
-            stopping = asked_to_stop() and done < num_steps
+            stopping = _any(fabric, asked_to_stop()) and done < num_steps
             if done - saved >= config.checkpoint_steps or done == num_steps or stopping:
                 _save(fabric, learner, optimizer, done, state_dir, keep=config.keep_checkpoints)
                 saved = done
@@ -194,6 +197,18 @@ def make_optimizer(learner: Any, config: FitSettings) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def _any(fabric: Fabric, flag: bool) -> bool:
+    """Whether any process says so: all must stop together, or the others wait for ever."""
+    if fabric.world_size == 1:
+        return flag
+    count = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")
+    return bool(torch.as_tensor(count) > 0)
+
+
+def _is_finite(learner: nn.Module) -> bool:
+    return bool(torch.stack([torch.isfinite(p.detach()).all() for p in learner.parameters()]).all())
 
 
 def _resume(learner: nn.Module, optimizer: Any, state_dir: Path, num_steps: int) -> int:

@@ -33,7 +33,7 @@ class Meter:
         if not names:
             return {}, None
         means = [self._sums[name] / self._counts[name] for name in names]
-        values = torch.stack([*means, self._bad_step.float()]).tolist()
+        values = torch.stack([*(mean.double() for mean in means), self._bad_step.double()]).tolist()
         self._sums, self._counts = {}, {}
         bad = int(values[-1])
         return dict(zip(names, values, strict=False)), bad if bad >= 0 else None

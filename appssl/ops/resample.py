@@ -42,6 +42,10 @@ class Clean:
     kept: np.ndarray
     repeated: np.ndarray
 
+    def part(self, begin: int, end: int) -> "Clean":
+        """Samples begin..end - 1."""
+        return Clean(self.seconds[begin:end], self.values[begin:end], self.kept[begin:end], self.repeated)
+
 
 def increasing(seconds: np.ndarray, values: np.ndarray, rows: np.ndarray) -> Clean:
     """Checks that time never goes back, and averages samples with equal time.

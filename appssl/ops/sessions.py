@@ -117,6 +117,17 @@ def on_one_clock(
     return Clock(origin, values, codes, max(begins, default=0))
 
 
+def _of(intervals: Intervals, session: str | None) -> np.ndarray:
+    """(n,) bool: intervals of this session, or that name none."""
+    return np.array([s is None or session is None or quoted(s) == session for s in intervals.session], bool)
+
+
+def meets(intervals: Intervals, part: Sequence[Usable], *, origin: float, seconds: float) -> np.ndarray:
+    """(n,) bool: which intervals lie at least in part within a session of `seconds` from `origin`."""
+    within = (intervals.start < origin + seconds) & (intervals.end > origin)
+    return within & _of(intervals, part[0].recording.session)
+
+
 def interval_labels(
     intervals: Intervals, session: str | None, *, origin: float, length: int, hz: float
 ) -> tuple[np.ndarray, list[str]]:
@@ -125,7 +136,7 @@ def interval_labels(
     Args:
         session: intervals of other sessions are passed over; null: all count.
     """
-    own = [k for k, s in enumerate(intervals.session) if s is None or session is None or quoted(s) == session]
+    own = np.flatnonzero(_of(intervals, session))
     names = sorted({intervals.label[k] for k in own})
     number = [names.index(intervals.label[k]) for k in own]
     return label_ticks(intervals.start[own] - origin, intervals.end[own] - origin, number, length, hz), names

@@ -6,8 +6,10 @@ into one memory-mapped array, so overlap costs nothing. A window that touches a 
 without one of the devices is left out with its reason; nothing is filled. Times are taken as they are: offset and drift
 between the clocks of the devices are not corrected.
 
-A recording whose times or numbers cannot be used fails; the others go on. Samples with equal time are averaged. The
-label of a window is the one that `label_purity` of its samples have; windows without such a label are kept without.
+A recording whose times or numbers cannot be used fails; the others go on. Samples with equal time are averaged, numbers
+beyond float32 are no numbers, and after a pause of ten minutes the recording goes on as another part, so that a session
+ends where all devices pause. The label of a window is the one that `label_purity` of its samples have; windows without
+such a label are kept without.
 """
 
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
 from appssl.ops.paths import inside
 from appssl.ops.recording_draft import drafted
+from appssl.ops.recording_fates import of_intervals, of_recordings, of_windows, with_fate
 from appssl.ops.recording_tables import Columns, LongTable, RecordingTable, Wide
 from appssl.ops.recordings import (
     BadRecording,
@@ -38,12 +41,13 @@ from appssl.ops.recordings import (
     refuse,
     shown_rows,
 )
-from appssl.ops.resample import check_rate, estimated_hz, increasing
+from appssl.ops.resample import check_rate, estimated_hz, increasing, stretches
 from appssl.ops.sessions import (
     Clock,
     Usable,
     collisions,
     interval_labels,
+    meets,
     never_meet,
     on_one_clock,
     sample_labels,
@@ -57,19 +61,22 @@ from appssl.settings import Settings, nearest
 
 _RECORDINGS: dict[str, Any] = {
     "id": pl.String, "subject": pl.String, "device": pl.String, "where": pl.String, "sha256": pl.String,
-    "session": pl.String, "start_seconds": pl.Float64,
+    "sessions": pl.List(pl.String), "start_seconds": pl.Float64,
     "end_seconds": pl.Float64, "recorded_hz": pl.Float64, "num_samples": pl.Int64,
-    "repeated": pl.String, "nan": pl.String, "outcome": pl.String, "reason": pl.String, "detail": pl.String,
+    "repeated": pl.String, "nan": pl.String, "pauses": pl.String, "outcome": pl.String, "reason": pl.String,
+    "detail": pl.String,
 }  # fmt: skip
 _SESSIONS: dict[str, Any] = {
     "session": pl.String, "subject": pl.String, "start_seconds": pl.Float64, "num_samples": pl.Int64,
     "windows_beyond_limit": pl.Int64,
 }  # fmt: skip
+_INTERVALS: dict[str, Any] = {"subject": pl.String, "row": pl.Int64, "label": pl.String, "used": pl.Boolean}
 _WINDOWS: dict[str, Any] = {
     "id": pl.String, "session": pl.String, "subject": pl.String, "offset": pl.Int64, "start_seconds": pl.Float64,
     "label": pl.String, "label_share": pl.Float64, "reason": pl.String, "detail": pl.String,
 }  # fmt: skip
 
+PAUSE_SECONDS = 600.0  # a longer pause of all devices ends a session, and takes no memory
 
 Row = dict[str, Any]
 Rows = list[Row]
@@ -151,19 +158,32 @@ class Wearable:
         recordings: Rows = []
         stored: Rows = []
         windows: Rows = []
+        intervals: Rows = []
         problems: list[str] = []
         with out.open("signal.f32") as file:
             for subject, loaded in index.input.load(index.subjects[shard::num_shards], index.channels):
-                usable = [u for r, s in loaded if (u := self._check(r, s, index, recordings, problems)) is not None]
+                usable = [u for r, s in loaded for u in self._check(r, s, index, recordings, problems)]
+                given = index.intervals.get(subject)
+                used = np.zeros(len(given.rows) if given else 0, bool)
                 for name, part in self._sessions(subject, usable, recordings):
                     clock, own, row = self._session(name, subject, part, index)
                     file.write(clock.values.data)
                     windows += own
                     stored.append(row)
+                    if given:
+                        used |= meets(
+                            given, part, origin=clock.origin, seconds=len(clock.codes) / self.config.sampling_hz
+                        )
+                if given:
+                    columns = (given.rows, given.label, used.tolist())
+                    intervals += [
+                        {"subject": subject, "row": r, "label": n, "used": u} for r, n, u in zip(*columns, strict=True)
+                    ]
         refuse(problems)
         out.table("recordings.parquet", pl.DataFrame(recordings, schema=_RECORDINGS))
         out.table("sessions.parquet", pl.DataFrame(stored, schema=_SESSIONS))
         out.table("windows.parquet", pl.DataFrame(windows, schema=_WINDOWS))
+        out.table("intervals.parquet", pl.DataFrame(intervals, schema=_INTERVALS))
         about = {
             "shard": shard,
             "num_shards": num_shards,
@@ -205,8 +225,8 @@ class Wearable:
     def _check(
         self, recording: Recording, samples: Samples | BadRecording, index: Index, rows: Rows,
         problems: list[str],
-    ) -> Usable | None:  # fmt: skip
-        """The recording with increasing time and known labels, or None; its row of the table in any case."""
+    ) -> list[Usable]:  # fmt: skip
+        """The parts of a recording between its pauses, none if it cannot be used; its row of the table in any case."""
         row: dict[str, Any] = {
             "id": recording.id,
             "subject": recording.subject,
@@ -216,23 +236,26 @@ class Wearable:
         row["sha256"] = index.input.digest(recording)
         if recording.device not in index.devices:
             rows.append({**row, "outcome": "left_out", "reason": "other_device", "detail": "not named in devices"})
-            return None
+            return []
         try:
             if isinstance(samples, BadRecording):
                 raise samples
-            clean = increasing(samples.seconds, samples.values, samples.rows)
+            values = np.where(np.abs(samples.values) <= np.finfo(np.float32).max, samples.values, np.nan)
+            clean = increasing(samples.seconds, values, samples.rows)
             hz = estimated_hz(clean.seconds, len(samples.seconds))
             check_rate(hz, stated=recording.hz, hz=self.config.sampling_hz, max_gap=self.config.max_gap_seconds)
         except BadRecording as bad:
             rows.append({**row, "outcome": "failed", "reason": bad.reason, "detail": bad.detail})
-            return None
+            return []
         labels = None
         if samples.labels is not None:
             labels = known_labels(
                 samples.labels, samples.rows, index.names, self.config.classes, recording.where, problems
             )
             labels = [labels[k] for k in clean.kept]
-        bad_rows = samples.rows[~np.isfinite(samples.values).all(axis=1)]
+        bad_rows = samples.rows[~np.isfinite(values).all(axis=1)]
+        parts = stretches(clean.seconds, PAUSE_SECONDS)
+        paused = sum(clean.seconds[a] - clean.seconds[a - 1] for a, _ in parts[1:])
         row |= {
             "start_seconds": float(clean.seconds[0]),
             "end_seconds": float(clean.seconds[-1]),
@@ -240,9 +263,11 @@ class Wearable:
             "num_samples": len(samples.seconds),
             "repeated": f"{len(clean.repeated)}: {shown_rows(clean.repeated)}" if len(clean.repeated) else "",
             "nan": f"{len(bad_rows)}: {shown_rows(bad_rows)}" if len(bad_rows) else "",
+            "pauses": f"{len(parts) - 1}, together {paused:.0f} s" if len(parts) > 1 else "",
+            "sessions": [],
         }
         rows.append({**row, "outcome": "kept", "reason": "", "detail": ""})
-        return Usable(recording, clean, labels, hz)
+        return [Usable(recording, clean.part(a, b), labels and labels[a:b], hz) for a, b in parts]
 
     def _sessions(self, subject: str, usable: list[Usable], rows: Rows) -> list[tuple[str, list[Usable]]]:
         """Name and recordings of the sessions of a subject; what cannot be used is noted in its row."""
@@ -258,7 +283,7 @@ class Wearable:
         found = sessions(subject, usable)
         for name, part in found:
             for u in part:
-                by_id[u.recording.id]["session"] = name
+                by_id[u.recording.id]["sessions"].append(name)
         return found
 
     def _session(self, name: str, subject: str, part: list[Usable], index: Index) -> tuple[Clock, Rows, Row]:
@@ -311,7 +336,10 @@ class Wearable:
         recordings = pl.concat([s.table("recordings.parquet") for s in shards]).sort("id")
         windows = pl.concat([s.table("windows.parquet") for s in shards]).sort("id")
         sessions = _placed(shards).sort("session")
-        _account(recordings, windows, sessions, about, out)
+        intervals = pl.concat([s.table("intervals.parquet") for s in shards])
+        recordings = with_fate(recordings, windows, self.size / self.config.sampling_hz)
+        _account(recordings, windows, intervals, self.config.labels or "", out)
+        _account_limits(recordings, windows, sessions, about["not_chosen"], out)
         kept = windows.filter(reason="")
         splits = self._divided(kept["subject"].unique().to_list(), about["splits"])
         stored = sessions.join(kept.select("session").unique(), on="session", how="semi", maintain_order="left")
@@ -423,6 +451,8 @@ def _splits(recordings: Sequence[Recording]) -> dict[str, str]:
     for recording in recordings:
         parts.setdefault(recording.subject, set()).add(recording.split or "train")
     refuse_leak(parts, "subject")
+    if not any("train" in found for found in parts.values()):
+        raise DataError("the split column puts no subject into train; nothing could be learned from.")
     return {subject: next(iter(found)) for subject, found in sorted(parts.items())}
 
 
@@ -495,31 +525,26 @@ def _samples_table(kept: pl.DataFrame, stored: pl.DataFrame, splits: dict[str, s
 
 
 def _account(
-    recordings: pl.DataFrame, windows: pl.DataFrame, sessions: pl.DataFrame, about: dict[str, Any], out: ArtifactWriter
+    recordings: pl.DataFrame, windows: pl.DataFrame, intervals: pl.DataFrame, labels: str, out: ArtifactWriter
 ) -> None:
-    """Accounts `recordings` and `windows`, and what the limits did not take, which is a choice and no quarantine."""
-    account = out.account("recordings")
-    for row in recordings.iter_rows(named=True):
-        if row["outcome"] == "kept":
-            account.keep()
-        else:
-            (account.fail if row["outcome"] == "failed" else account.leave_out)(row["reason"])
-            values = (row["where"], row["outcome"], row["reason"], row["detail"])
-            out.quarantine.append(Quarantined("recording", row["id"], *values))
-        for reason, name, text in (("time_repeated", "repeated", "averaged"), ("nan", "nan", "not used")):
-            if row[name]:
-                out.quarantine.append(
-                    Quarantined("samples", row["id"], row["where"], "left_out", reason, f"{row[name]}; {text}")
-                )
-    account = out.account("windows")
-    account.keep(int((windows["reason"] == "").sum()))
-    for row in windows.filter(pl.col("reason") != "").iter_rows(named=True):
-        account.leave_out(row["reason"])
-        where = f"session {row['session']} at {row['start_seconds']:.3f} s"
-        out.quarantine.append(Quarantined("window", row["id"], where, "left_out", row["reason"], row["detail"]))
+    out.account("recordings").keep(int((recordings["outcome"] == "kept").sum()))
+    out.account("windows").keep(int((windows["reason"] == "").sum()))
+    if len(intervals):
+        out.account("label intervals").keep(int(intervals["used"].sum()))
+    for fate in (*of_recordings(recordings), *of_windows(windows), *of_intervals(intervals, labels)):
+        if fate.account is not None:
+            account = out.account(fate.account)
+            (account.fail if fate.outcome == "failed" else account.leave_out)(fate.reason)
+        out.quarantine.append(Quarantined(*fate[1:]))  # type: ignore[arg-type]
+
+
+def _account_limits(
+    recordings: pl.DataFrame, windows: pl.DataFrame, sessions: pl.DataFrame, not_chosen: int, out: ArtifactWriter
+) -> None:
+    """What the limits did not take, which is a choice and no quarantine."""
     beyond = int(sessions["windows_beyond_limit"].sum())
     for what, left, used, limit in (
-        ("listed recordings", about["not_chosen"], len(recordings), "limit_subjects"),
+        ("listed recordings", not_chosen, len(recordings), "limit_subjects"),
         ("listed windows", beyond, len(windows), "limit_seconds"),
     ):
         if left:

@@ -99,7 +99,8 @@ def few_figures(request, monkeypatch):
 def test_everything_made_is_accounted_for(tiny_data):
     artifact, data = tiny_data
     found = artifact.accounts()
-    assert set(found) == {"recordings", "windows"}
+    assert set(found) == {"recordings", "windows", "label intervals"}
+    assert found["label intervals"].left_out == {}
     assert (found["recordings"].total, found["recordings"].kept) == (8, 8)
     windows = found["windows"]
     assert windows.kept == len(data.samples)
@@ -241,6 +242,54 @@ def test_recordings_far_apart_are_sessions_and_no_window_crosses(tmp_path):
     assert data.samples["session"].unique().sort().to_list() == ["s1/0001", "s1/0002"]
     assert artifact.accounts()["windows"].left_out == {}
     assert data.samples.filter(session="s1/0002")["start_seconds"].min() == pytest.approx(1000)
+
+
+def test_a_pause_of_all_devices_ends_the_session_and_takes_no_memory(tmp_path):
+    times = np.concatenate([seconds(), seconds(start=30 * 86_400.0)])
+    write(tmp_path, {"hip0": ("s1", "hip", stream(times)), "wrist0": ("s1", "wrist", stream(times))})
+    artifact, data = prepared(config(**BOTH), tmp_path, tmp_path / "out")
+    assert data.samples["session"].value_counts().sort("session").rows() == [("s1/0001", 10), ("s1/0002", 10)]
+    assert artifact.accounts()["windows"].left_out == {}
+    assert artifact.path("signal.npy").stat().st_size < 100_000
+    assert [q["detail"] for q in quarantine(artifact, reason="pause")] == [
+        "1, together 2591980 s; another part after each"
+    ] * 2
+
+
+def test_a_pause_of_one_device_is_a_gap_of_the_session(tmp_path):
+    paused = np.concatenate([seconds(), seconds(start=700.0)])
+    write(tmp_path, {"h": ("s1", "hip", stream(paused)), "w": ("s1", "wrist", stream(seconds(length=720.0)))})
+    artifact, data = prepared(config(**BOTH), tmp_path, tmp_path / "out")
+    assert artifact.accounts()["windows"].left_out == {"gap": 340}
+    assert data.samples["session"].unique().to_list() == ["s1/0001"]
+
+
+def test_a_recording_that_gives_no_window_is_left_out(tmp_path):
+    pair(tmp_path, s1_hip=stream(seconds(length=1.0)), s1_wrist=stream(seconds(length=1.0)))
+    artifact, _ = prepared(config(**BOTH), tmp_path, tmp_path / "out")
+    found = artifact.accounts()["recordings"]
+    assert (found.kept, found.left_out) == (2, {"no_window": 2})
+    why = quarantine(artifact, reason="no_window")
+    assert {q["detail"] for q in why} == {"its sessions are shorter than a window of 2 s"}
+
+
+def test_intervals_outside_all_recordings_are_named(tmp_path):
+    pair(tmp_path)
+    rows = "subject_id,start,end,activity\ns1,0,10,walk\ns1,500,600,rest\ns2,19,30,walk\n"
+    (tmp_path / "labels.csv").write_text(rows)
+    artifact, _ = prepared(config(**BOTH, labels="labels.csv"), tmp_path, tmp_path / "out")
+    found = artifact.accounts()["label intervals"]
+    assert (found.kept, found.left_out) == (2, {"no_recording": 1})
+    assert [q["where"] for q in quarantine(artifact, reason="no_recording")] == ["labels.csv row 2"]
+
+
+def test_numbers_beyond_float32_are_no_numbers(tmp_path):
+    large = stream(seconds()).with_columns(acc_y=pl.when(pl.int_range(pl.len()) == 500).then(1e39).otherwise("acc_y"))
+    pair(tmp_path, s1_wrist=large)
+    artifact, data = prepared(config(**BOTH), tmp_path, tmp_path / "out")
+    assert artifact.accounts()["windows"].left_out == {"nan": 1}
+    assert quarantine(artifact, reason="nan", what="samples")[0]["detail"] == "1: row(s) 501; not used"
+    assert all(np.isfinite(data.read(row)).all() for row in range(len(data.samples)))
 
 
 def test_named_sessions_keep_recordings_apart_whose_times_begin_anew(tmp_path):
@@ -422,6 +471,9 @@ def test_a_split_column_is_followed_and_a_leak_refused(tmp_path):
         DataError, match=r"2 subject\(s\) are in more than one part: s1 in test, train; s2 in train, val"
     ):
         prepared(settings, tmp_path, tmp_path / "leak")
+    table.with_columns(part=pl.lit("test")).write_csv(tmp_path / "recordings.csv")
+    with pytest.raises(DataError, match="puts no subject into train"):
+        prepared(settings, tmp_path, tmp_path / "untrained")
     table.with_columns(part=pl.lit("tests")).write_csv(tmp_path / "recordings.csv")
     with pytest.raises(DataError, match="row 1: part is 'tests', must be one of train, val, test"):
         prepared(settings, tmp_path, tmp_path / "wrong")

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+UV_INSTALL = $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable
 DEMOS := wsi/demo wearable/demo webnoisy/demo recsys/demo
 # Real data for the recipes and tests marked `data`.
 APPSSL_DATA ?= ../shared/data
@@ -37,14 +38,13 @@ install-dev: $(VENV)/.installed-dev
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . || $(BIN)/python -m pip install --quiet --editable .
+	$(UV_INSTALL) . || $(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev,cluster]" \
-		|| $(BIN)/python -m pip install --quiet --editable ".[dev,cluster]"
+	$(UV_INSTALL) ".[dev,cluster]" || $(BIN)/python -m pip install --quiet --editable ".[dev,cluster]"
 	touch $(VENV)/.installed $@
 
 clean:

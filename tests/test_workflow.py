@@ -1,0 +1,38 @@
+"""What the Snakefile asks of the plan."""
+
+import pytest
+
+from appssl.errors import SettingsError
+from appssl.plan import make_plan
+from appssl.workflow import load_plan, targets
+
+FIRST = """\
+description: an encoder and a model
+domain: wearable
+data: {make: {size: tiny}, source: {name: wearable, table: recordings.csv, labels: labels.csv}}
+pretrain: {backbone: cnn1d, views: signal}
+finetune: {finetuner: full}
+evaluate: {evaluators: [classification]}
+"""
+SECOND = """\
+description: another model of the same encoder
+domain: wearable
+data: first
+pretrain: {from: first}
+finetune: {finetuner: linear_probe}
+evaluate: {evaluators: [classification]}
+"""
+
+
+def test_targets_are_all_results_a_run_stands_on_and_no_others(tmp_path):
+    (tmp_path / "first.yaml").write_text(FIRST)
+    (tmp_path / "second.yaml").write_text(SECOND)
+    plan = make_plan([str(tmp_path / "second.yaml")], seeds=[3], overrides={}, results=tmp_path, quick=False)
+    found = {path.removeprefix(plan["results"] + "/").removesuffix("/manifest.json") for path in targets(plan)}
+    own = {f"wearable/second/s3/{stage}" for stage in ("finetune", "evaluate", "report")}
+    assert found == {f"data/{next(iter(plan['data']))}", "wearable/first/s3/pretrain", *own}
+
+
+def test_nothing_to_run_is_told():
+    with pytest.raises(SettingsError, match="use 'appssl run RECIPE'"):
+        load_plan({})

@@ -149,7 +149,7 @@ def test_a_failed_stage_leaves_its_reason_and_its_exit_code(tmp_path):
 
 def test_training_that_diverges_has_exit_code_4_and_saves_its_batch(project):
     done = appssl(
-        "run", "chain.yaml", "--set", "pretrain.fit.lr=1e38", "--set", "pretrain.fit.schedule=constant", cwd=project
+        "run", "chain.yaml", "--set", "pretrain.fit.lr=1e20", "--set", "pretrain.fit.schedule=constant", cwd=project
     )
     assert done.code == 4, done.err
     assert "the loss is not finite at step" in done.err

@@ -22,10 +22,15 @@ def command(
 
 
 def report_left_out(left: list[Any], out: Path) -> None:
-    """Says where the result is, and raises LeftOutError with the list of inputs that could not be used."""
+    """Says where the result is, and the list of what was not used; raises LeftOutError if inputs could not be read."""
     from appssl.errors import LeftOutError
+    from appssl.stages.predict import write_left_out
 
     typer.echo(str(out))
-    if left:
-        shown = "\n  ".join(f"{q.item} ({q.where}): {q.reason}: {q.detail}" for q in left[:20])
-        raise LeftOutError(f"done, but {len(left)} input(s) could not be used:\n  {shown}")
+    failed = [q for q in left if q.outcome == "failed"]
+    listed = write_left_out(left, out)
+    if listed and len(failed) < len(left):
+        typer.echo(f"{len(left) - len(failed)} input(s) left out, with reasons in {listed}", err=True)
+    if failed:
+        shown = "\n  ".join(f"{q.item} ({q.where}): {q.reason}: {q.detail}" for q in failed[:20])
+        raise LeftOutError(f"done, but {len(failed)} input(s) could not be used, all in {listed}:\n  {shown}")

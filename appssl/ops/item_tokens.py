@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,11 +12,12 @@ _LONGEST_MULTI = 32  # values of one item in a multi-valued field that are kept,
 
 @dataclass(frozen=True)
 class FieldValues:
-    """A field as lists of values per item."""
+    """A field as lists of values per item; `borders` of the bins of a numeric field."""
 
     name: str
     values: list[list[str]]
     length: int
+    borders: tuple[float, ...] = ()
 
 
 def multi(name: str, column: pl.Series, separator: str) -> FieldValues:
@@ -42,38 +44,54 @@ def pattern(name: str, column: pl.Series, regex: str) -> FieldValues:
     return FieldValues(name, values, 1)
 
 
-def numeric(name: str, column: pl.Series, known: np.ndarray, bins: int) -> FieldValues:
-    """Quantile bins, with borders from the `known` items (N,) bool only."""
+def borders_of(column: pl.Series, known: np.ndarray, bins: int) -> tuple[float, ...]:
+    """Borders of quantile bins, from the `known` items (N,) bool only."""
     numbers = column.cast(pl.Float64, strict=False).to_numpy()
-    finite = np.isfinite(numbers)
-    borders = (
-        np.unique(np.quantile(numbers[known & finite], np.linspace(0, 1, bins + 1)[1:-1]))
-        if (known & finite).any()
-        else np.array([])
-    )
-    return FieldValues(
-        name,
-        [[str(int(np.searchsorted(borders, x, "right")))] if ok else [] for x, ok in zip(numbers, finite, strict=True)],
-        1,
-    )
+    used = numbers[known & np.isfinite(numbers)]
+    return tuple(np.unique(np.quantile(used, np.linspace(0, 1, bins + 1)[1:-1])).tolist()) if len(used) else ()
 
 
-def tokens(fields: list[FieldValues], known: np.ndarray) -> tuple[np.ndarray, list[dict[str, object]], int]:
-    """Token numbers (N, L) int64, the fields (name, start, length, first, size), and the vocabulary's size.
+def numeric(name: str, column: pl.Series, borders: tuple[float, ...]) -> FieldValues:
+    """Number of the bin that a value lies in."""
+    numbers = column.cast(pl.Float64, strict=False).to_numpy()
+    bins = np.searchsorted(np.array(borders), numbers, "right")
+    values = [[str(n)] if ok else [] for n, ok in zip(bins.tolist(), np.isfinite(numbers).tolist(), strict=True)]
+    return FieldValues(name, values, 1, borders)
+
+
+def tokens(fields: list[FieldValues], known: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]], int]:
+    """Token numbers (N, L) int64, the fields (name, start, length, first, size, vocabulary, borders), and the size of
+    the whole vocabulary.
 
     The vocabulary is that of the `known` items (N,) bool: a value that only later items have is missing (0).
     """
-    columns, about, first, start = [], [], 1, 0
+    about: list[dict[str, Any]] = []
+    first, start = 1, 0
     for field in fields:
         vocabulary = sorted({value for values, k in zip(field.values, known, strict=True) if k for value in values})
-        number = {value: first + position for position, value in enumerate(vocabulary)}
-        block = np.zeros((len(field.values), field.length), dtype=np.int64)
-        for row, values in enumerate(field.values):
-            found = [number[value] for value in values if value in number]
-            block[row, : len(found)] = found
-        columns.append(block)
         about.append(
-            {"name": field.name, "start": start, "length": field.length, "first": first, "size": len(vocabulary)}
+            {
+                "name": field.name,
+                "start": start,
+                "length": field.length,
+                "first": first,
+                "size": len(vocabulary),
+                "vocabulary": vocabulary,
+                "borders": list(field.borders),
+            }
         )
         first, start = first + len(vocabulary), start + field.length
-    return np.concatenate(columns, axis=1), about, first - 1
+    return encoded(fields, about), about, first - 1
+
+
+def encoded(fields: list[FieldValues], about: list[dict[str, Any]]) -> np.ndarray:
+    """Token numbers (N, L) int64 by the vocabulary of `about`; 0 for other values, those past the length are cut."""
+    columns = []
+    for field, known in zip(fields, about, strict=True):
+        number = {value: known["first"] + position for position, value in enumerate(known["vocabulary"])}
+        block = np.zeros((len(field.values), known["length"]), dtype=np.int64)
+        for row, values in enumerate(field.values):
+            found = [number[value] for value in values if value in number][: known["length"]]
+            block[row, : len(found)] = found
+        columns.append(block)
+    return np.concatenate(columns, axis=1)

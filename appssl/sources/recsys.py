@@ -20,6 +20,7 @@ from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
 from appssl.ops import item_tokens
+from appssl.ops.event_draft import drafted
 from appssl.ops.event_tables import read_events, require, scan
 from appssl.ops.interactions import k_core, popularity_slices, time_cuts
 from appssl.ops.paths import inside
@@ -125,6 +126,26 @@ class RecsysData:
     def read(self, row: int) -> np.ndarray:
         """Tokens (L,) int64 of an item."""
         return np.asarray(self.tokens[row])
+
+
+class NewItems:
+    """Items as samples, without a log: what `embed` takes."""
+
+    def __init__(self, ids: pl.Series, tokens: np.ndarray, meta: Meta) -> None:
+        self.meta, self._tokens = meta, tokens
+        nothing = pl.lit(None, pl.String)
+        self.samples = pl.DataFrame({"id": ids, "group": ids}).select(
+            pl.int_range(pl.len(), dtype=pl.Int64).alias("index"),
+            "id",
+            "group",
+            split=pl.lit("test"),
+            label=nothing,
+            true_label=nothing,
+        )
+
+    def read(self, row: int) -> np.ndarray:
+        """Tokens (L,) int64 of an item."""
+        return self._tokens[row]
 
 
 class Recsys:
@@ -332,13 +353,8 @@ class Recsys:
         self._check_numbers(table, out)
         counts = table["popularity"].to_numpy()
         known = counts > 0
-        fields = [
-            *(item_tokens.categorical(name, table[name]) for name in config.categorical),
-            *(item_tokens.multi(m.column, table[m.column], m.separator) for m in config.multi),
-            *(item_tokens.numeric(name, table[name], known, config.bins) for name in config.numeric),
-            *(item_tokens.pattern(p.name, table[p.column], p.regex) for p in config.patterns),
-        ]
-        numbers, about, vocab = item_tokens.tokens(fields, known)
+        borders = [item_tokens.borders_of(table[name], known, config.bins) for name in config.numeric]
+        numbers, about, vocab = item_tokens.tokens(self._fields(table, borders), known)
         slices = popularity_slices(counts, config.head_share, config.middle_share)
         title = pl.col(config.title) if config.title else pl.lit(None, pl.String)
         samples = table.with_row_index("index").select(
@@ -353,6 +369,25 @@ class Recsys:
             slice=pl.Series(slices.astype(str)),
         )
         return samples, numbers, about, vocab
+
+    def _fields(self, table: pl.DataFrame, borders: Sequence[Sequence[float]]) -> list[item_tokens.FieldValues]:
+        """Values of all fields; borders: of the bins of each numeric field."""
+        config = self.config
+        numeric = zip(config.numeric, borders, strict=True)
+        return [
+            *(item_tokens.categorical(name, table[name]) for name in config.categorical),
+            *(item_tokens.multi(m.column, table[m.column], m.separator) for m in config.multi),
+            *(item_tokens.numeric(name, table[name], tuple(of)) for name, of in numeric),
+            *(item_tokens.pattern(p.name, table[p.column], p.regex) for p in config.patterns),
+        ]
+
+    def new_items(self, table: Path, meta: Meta) -> "NewItems":
+        """Items of a new table, with the vocabulary of the training items (`meta`)."""
+        about = meta.facts["fields"]
+        after = len(self.config.categorical) + len(self.config.multi)
+        borders = [field["borders"] for field in about[after : after + len(self.config.numeric)]]
+        items = self._read_items(table)
+        return NewItems(items[self.config.item_id], item_tokens.encoded(self._fields(items, borders), about), meta)
 
     def _check_numbers(self, table: pl.DataFrame, out: ArtifactWriter) -> None:
         """Text where a number should be is a missing feature, and says so; an empty cell is just missing."""
@@ -374,6 +409,18 @@ def build(config: Config) -> Recsys:
     return Recsys(config)
 
 
+def open_new(config: Config, table: Path, meta: Meta) -> tuple[NewItems, list[Quarantined]]:
+    """Items of a new table, to be embedded; those without any feature that training knew are explained.
+
+    Raises:
+        DataError: if a column is missing, an id is missing or twice, or the table is empty.
+    """
+    data = Recsys(config).new_items(table, meta)
+    unknown = [data.samples["id"][row] for row in range(len(data.samples)) if not data.read(row).any()]
+    detail = "no value of its features occurs in training; its vector is that of an item without features"
+    return data, [Quarantined("item", item, table.name, "left_out", "no known feature", detail) for item in unknown]
+
+
 def _hash(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
@@ -384,55 +431,12 @@ def draft(table: Path) -> dict[str, Any]:
     Raises:
         DataError: if user, item or time columns, or the item table, are not found.
     """
-    found = _guess(scan(table).collect_schema().names(), table)
-    candidates = [table.parent / name for name in ("items.csv", "items.parquet", "movies.csv", "products.csv")]
-    items = next((path for path in candidates if path.is_file()), None)
-    if items is None:
-        raise DataError(f"{table}: no item table beside it (items.csv or items.parquet): features of items are needed.")
-    schema = scan(items).collect_schema()
-    key = next(
-        (
-            c
-            for c in schema.names()
-            if c.lower() in ("item_id", "itemid", "item", "movieid", "product_id", "asin", "id")
-        ),
-        schema.names()[0],
-    )
-    sample = scan(items).head(1000).collect()
-    features = [c for c in schema.names() if c != key]
-    multi = [c for c in features if sample[c].cast(pl.String).str.contains(r"\|").any()]
-    few = [c for c in features if c not in multi and sample[c].n_unique() <= max(2, len(sample) // 2)]
-    if not multi and not few:
-        raise DataError(f"{items}: no column looks like a feature (few distinct values, or values divided by |).")
-    source: dict[str, Any] = {
-        "name": "recsys",
-        "interactions": table.name,
-        "columns": found,
-        "items": items.name,
-        "item_id": key,
-    }
-    source |= {"categorical": few} if few else {}
-    source |= {"multi": [{"column": c} for c in multi]} if multi else {}
     return {
         "description": f"recommendation from {table.name}",
         "domain": "recsys",
-        "data": {"source": source},
+        "data": {"source": {"name": "recsys", **drafted(table)}},
         "pretrain": {"backbone": "two_tower", "views": "item_features"},
         "finetune": {"finetuner": "retrieval", "fit": {"epochs": 5, "batch_size": 256}},
         "evaluate": {"evaluators": ["ranking"]},
         "quick": {"data.source.limit_users": 200, "pretrain.fit.epochs": 1, "finetune.fit.epochs": 1},
     }
-
-
-def _guess(names: list[str], table: Path) -> dict[str, str]:
-    known = {
-        "user": ("user_id", "userid", "user", "customer_id"),
-        "item": ("item_id", "itemid", "item", "movieid", "product_id", "asin"),
-        "timestamp": ("timestamp", "time", "date", "datetime", "created_at"),
-        "rating": ("rating", "score", "stars"),
-    }
-    found = {what: next((n for n in names if n.lower() in words), None) for what, words in known.items()}
-    missing = [what for what in ("user", "item", "timestamp") if found[what] is None]
-    if missing:
-        raise DataError(f"{table}: no column looks like {', '.join(missing)}; it has {', '.join(names)}.")
-    return {what: name for what, name in found.items() if name is not None}

@@ -15,7 +15,7 @@ from appssl.artifact import Artifact, ArtifactWriter, written_aside
 from appssl.contracts import PreparedData, Quarantined
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
-from appssl.stages.models import load_encoder, load_model, method
+from appssl.stages.models import load_encoder, load_model, method, read_meta
 from appssl.stages.recommend import recommend
 
 FORMATS = (".parquet", ".csv")
@@ -50,7 +50,7 @@ def predict(
     the best `top_k` items of every user.
 
     Returns:
-        What could not be used of the table, with reasons.
+        What was left out or could not be read of the table, with reasons.
     """
     _writable(out)
     artifact = Artifact.open(_folder(model_dir, "finetune"), "model")
@@ -59,7 +59,7 @@ def predict(
         frame, left = recommend(artifact, model, table, top_k)
         _write(frame, out)
         return left
-    with prepared(about["source"], table, str(artifact.folder / "model.json")) as (data, left):
+    with prepared(about, table, str(artifact.folder / "model.json")) as (data, left):
         rows = np.arange(len(data.samples))
         logits = torch.as_tensor(embed(model, data, rows, views, accelerator=accelerator))
         probabilities = torch.softmax(logits, dim=1).numpy()
@@ -74,7 +74,10 @@ def predict(
 
 
 def embed_table(model_dir: Path, table: Path, out: Path, *, accelerator: str = "auto") -> list[Quarantined]:
-    """Writes encoder features for a new table: id, group, and `embedding` (F,) float32 (Parquet) or f0.. (CSV)."""
+    """Writes encoder features for a new table: id, group, and `embedding` (F,) float32 (Parquet) or f0.. (CSV).
+
+    For ranking the table is one of items. Returns as `predict`.
+    """
     _writable(out)
     folder = _folder(model_dir, "pretrain")
     if Artifact.open(folder, check=False).kind == "encoder":
@@ -82,7 +85,7 @@ def embed_table(model_dir: Path, table: Path, out: Path, *, accelerator: str = "
     else:
         model, views, about = load_model(Artifact.open(folder, "model"))
         encoder = model.backbone
-    with prepared(about["source"], table, str(folder)) as (data, left):
+    with prepared(about, table, str(folder)) as (data, left):
         features = embed(encoder, data, np.arange(len(data.samples)), views, accelerator=accelerator)
         frame = data.samples.drop("label", "true_label", "split", "index")
         if out.suffix == ".parquet":
@@ -94,7 +97,7 @@ def embed_table(model_dir: Path, table: Path, out: Path, *, accelerator: str = "
 
 
 @contextmanager
-def prepared(source: dict[str, Any], table: Path, file: str) -> Iterator[tuple[PreparedData, list[Quarantined]]]:
+def prepared(about: dict[str, Any], table: Path, file: str) -> Iterator[tuple[PreparedData, list[Quarantined]]]:
     """A new table, prepared with the settings of the training data, without labels or splits.
 
     Raises:
@@ -102,12 +105,13 @@ def prepared(source: dict[str, Any], table: Path, file: str) -> Iterator[tuple[P
     """
     if not table.exists():
         raise DataError(f"{table}: no such table.")
+    source = about["source"]
     module = registry.load("sources", source["name"])
-    if not hasattr(module, "for_new_data"):
-        raise DataError(
-            f"the source {source['name']} cannot prepare a new table for embed; use predict with a table of users."
-        )
-    config = module.for_new_data(method("sources", source, file=file), table.name)
+    trained = method("sources", source, file=file)
+    if hasattr(module, "open_new"):
+        yield module.open_new(trained, table, read_meta(about["meta"]))
+        return
+    config = module.for_new_data(trained, table.name)
     built = module.build(config)
     root = table.resolve().parent
     with tempfile.TemporaryDirectory(prefix="appssl-") as folder:
@@ -123,7 +127,7 @@ def prepared(source: dict[str, Any], table: Path, file: str) -> Iterator[tuple[P
         data = built.open(merged.finish())
         if data.samples.is_empty():
             raise DataError(f"{table}: nothing in it can be used.{_reasons(merged.quarantine)}")
-        yield data, [q for q in merged.quarantine if q.outcome == "failed"]
+        yield data, merged.quarantine
 
 
 def _reasons(quarantine: list[Quarantined]) -> str:
@@ -153,3 +157,13 @@ def _write(frame: pl.DataFrame, out: Path) -> None:
             frame.write_parquet(file)
         else:
             frame.write_csv(file)
+
+
+def write_left_out(left: list[Quarantined], out: Path) -> Path | None:
+    """`NAME.left_out.csv` beside `out`: a row for everything that was not used; None, and no file, if all was."""
+    path = out.with_name(f"{out.stem}.left_out.csv")
+    if not left:
+        path.unlink(missing_ok=True)
+        return None
+    _write(pl.DataFrame([q.plain() for q in left]), path)
+    return path

@@ -372,3 +372,24 @@ def test_a_ninety_percent_cut_of_movielens_leaves_a_sixth_of_the_test_to_known_u
     assert (accounts["events"].total, accounts["events"].kept) == (100004, 100004)
     warm, cold = (accounts[f"test_events_of_{kind}_users"].kept for kind in ("warm", "cold"))
     assert (warm, warm + cold) == (1671, 10001)
+
+
+def test_new_items_have_the_tokens_that_training_gave_the_same_features(synthetic, once, tmp_path):
+    _, data = once
+    items = pl.read_csv(synthetic / "items.csv")
+    items.with_columns(item_id=pl.lit("new-") + pl.col("item_id")).write_csv(tmp_path / "new.csv")
+    found, left = recsys.open_new(config(), tmp_path / "new.csv", data.meta)
+    assert left == []
+    assert len(found.samples) == len(items)
+    row_of = {item: row for row, item in enumerate(found.samples["id"])}
+    for item, row in data.samples.select("id", "index").iter_rows():
+        np.testing.assert_array_equal(found.read(row_of[f"new-{item}"]), data.read(row))
+
+
+def test_a_new_item_without_known_features_is_explained(synthetic, once, tmp_path):
+    _, data = once
+    row = {"item_id": "x", "title": "t", "category": "never seen", "tags": "none", "price": "much"}
+    pl.DataFrame([row]).write_csv(tmp_path / "new.csv")
+    found, left = recsys.open_new(config(), tmp_path / "new.csv", data.meta)
+    assert not found.read(0).any()
+    assert [(q.item, q.outcome, q.reason) for q in left] == [("x", "left_out", "no known feature")]

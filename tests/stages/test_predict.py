@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from appssl.artifact import Artifact
+from appssl.contracts import Quarantined
 from appssl.errors import ArtifactError, DataError
 from appssl.stages.models import load_encoder, load_model
-from appssl.stages.predict import embed_table, load_array_model, predict
+from appssl.stages.predict import embed_table, load_array_model, predict, write_left_out
 from tests.stages.conftest import CLASSES, draw
 
 
@@ -103,3 +104,15 @@ def test_the_encoder_is_not_changed_by_use(crawl, new, tmp_path):
     embed_table(crawl.run, new, tmp_path / "x.parquet", accelerator="cpu")
     Artifact.open(crawl.run / "pretrain", "encoder").check()
     assert not before.training
+
+
+def test_everything_that_was_not_used_is_listed_beside_the_result(crawl, new, tmp_path):
+    left = predict(crawl.run, new, tmp_path / "out.csv", accelerator="cpu")
+    left.append(Quarantined("tile", "t1", "row 3", "left_out", "blank", "0.1 of tissue"))
+    path = write_left_out(left, tmp_path / "out.csv")
+    assert path == tmp_path / "out.left_out.csv"
+    listed = pl.read_csv(path)
+    assert listed.select("item", "outcome").rows() == [("i03", "failed"), ("t1", "left_out")]
+    assert {*listed["item"], *pl.read_csv(tmp_path / "out.csv")["id"]} == {*pl.read_csv(new)["id"], "t1"}
+    assert write_left_out([], tmp_path / "out.csv") is None
+    assert not path.exists()

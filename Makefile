@@ -8,7 +8,7 @@ DEMOS := wsi/demo wearable/demo webnoisy/demo recsys/demo
 APPSSL_DATA ?= ../shared/data
 export APPSSL_DATA := $(abspath $(APPSSL_DATA))
 
-.PHONY: demo test check tests all-tests install install-dev clean
+.PHONY: demo test check tests quick-tests install install-dev clean
 
 demo: install
 	@# Exit code 5: done, and the demo's damaged inputs are listed.
@@ -23,13 +23,14 @@ check:
 	$(BIN)/snakefmt --check Snakefile workflows
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/snakemake --lint --snakefile Snakefile --config recipes=wearable/demo
 
-# Each test within seconds. Tests of real data are skipped, with a reason, where $(APPSSL_DATA) does not exist.
+# Everything: kills, real servers, a browser, a wheel in an empty folder, the real recipes in their quick form (these are
+# skipped, with a reason, where $(APPSSL_DATA) does not exist).
 tests:
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
-
-# Everything: kills, real servers, a wheel in a fresh environment, the real recipes in their quick form.
-all-tests:
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Each within seconds; for work on the code.
+quick-tests: install-dev check
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 install: $(VENV)/.installed
 

@@ -13,7 +13,7 @@ def command(
     set_: Set = None,
     seed: Seeds = None,
     out: Results = "results",  # type: ignore[assignment]
-    profile: Annotated[str, typer.Option("--profile", help="local, slurm, kubernetes, or a folder.")] = "local",
+    profile: Annotated[str, typer.Option("--profile", help="local, slurm, or a folder.")] = "local",
     cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use on this machine.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the jobs, run nothing.")] = False,
     quick: Quick = False,

@@ -15,7 +15,7 @@ from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
 from appssl.ops.bootstrap import bootstrap_means
 from appssl.plan import StageConfig
-from appssl.stages.frame import run_stage
+from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import load_encoder, load_model, open_data
 from appssl.stages.rows import class_numbers, evaluation_table
 from appssl.tracking import Journal
@@ -41,16 +41,10 @@ def evaluate(
         out: gets `metrics.json` {evaluator: {metric: {value, low, high, num_groups}}}, `predictions.parquet`,
             `comparison.json` and, for classification, `map.parquet`.
     """
-    inputs = {"data": Artifact.open(data_dir, "data")}
-    if encoder_dir:
-        inputs["encoder"] = Artifact.open(encoder_dir, "encoder")
-    if model_dir:
-        inputs["model"] = Artifact.open(model_dir, "model")
-    others = {name: Artifact.open(folder, "evaluation") for name, folder in (compare or {}).items()}
-    inputs |= {f"compare:{name}": artifact for name, artifact in others.items()}
 
-    def work(writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+    def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
         torch.set_num_threads(config.settings.threads)
+        others = {name: inputs[f"compare:{name}"] for name in compare or {}}
         data = open_data(inputs["data"])
         measure = _ranking if data.meta.task == "ranking" else _classification
         metrics, comparison = measure(config, data, inputs, others, writer, accelerator)
@@ -60,7 +54,9 @@ def evaluate(
         return {"num_evaluators": len(metrics)}
 
     names = ", ".join(evaluator.name for evaluator in config.settings.evaluators)
-    return run_stage(config, out, inputs, work, method=names)
+    folders = {"data": data_dir, "encoder": encoder_dir, "model": model_dir}
+    folders |= {f"compare:{name}": folder for name, folder in (compare or {}).items()}
+    return run_stage(config, out, folders, work, method=names)
 
 
 def _flat(metrics: dict[str, dict[str, Metric]]) -> dict[str, float]:
@@ -76,7 +72,7 @@ def _flat(metrics: dict[str, dict[str, Metric]]) -> dict[str, float]:
 def _classification(
     config: StageConfig,
     data: PreparedData,
-    inputs: dict[str, Artifact],
+    inputs: Inputs,
     others: dict[str, Artifact],
     writer: ArtifactWriter,
     accelerator: str,
@@ -99,7 +95,7 @@ def _classification(
     return metrics, comparison
 
 
-def _score(data: PreparedData, inputs: dict[str, Artifact], threads: int, accelerator: str) -> Scored:
+def _score(data: PreparedData, inputs: Inputs, threads: int, accelerator: str) -> Scored:
     table = evaluation_table(data)
     rows = table["index"].to_numpy().astype(np.int64)
     probabilities = features = train_features = train_target = None
@@ -190,7 +186,7 @@ def _paired(scored: Scored, other: Artifact, num_bootstrap: int, seed: int) -> d
 def _ranking(
     config: StageConfig,
     data: PreparedData,
-    inputs: dict[str, Artifact],
+    inputs: Inputs,
     others: dict[str, Artifact],
     writer: ArtifactWriter,
     accelerator: str,

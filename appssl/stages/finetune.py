@@ -14,7 +14,7 @@ from appssl.engine.fit import fit
 from appssl.engine.loading import LabelledExamples
 from appssl.errors import DataError
 from appssl.plan import StageConfig
-from appssl.stages.frame import run_stage
+from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import describe, load_encoder, open_data, save_model
 from appssl.stages.rows import class_numbers, take_fraction
 from appssl.tracking import Journal
@@ -39,13 +39,8 @@ def finetune(
             and `model.json`.
     """
     settings = config.settings
-    inputs = {"data": Artifact.open(data_dir, "data")}
-    if encoder_dir:
-        inputs["encoder"] = Artifact.open(encoder_dir, "encoder")
-    if labels_dir:
-        inputs["labels"] = Artifact.open(labels_dir, "labels")
 
-    def work(writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+    def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
         data = open_data(inputs["data"])
         torch.manual_seed(config.seed)
         backbone, views, about = _backbone(settings, inputs, data)
@@ -84,7 +79,8 @@ def finetune(
             "data_wait_share": result.data_wait_share,
         }
 
-    return run_stage(config, out, inputs, work, method=settings.finetuner.name)
+    folders = {"data": data_dir, "encoder": encoder_dir, "labels": labels_dir}
+    return run_stage(config, out, folders, work, method=settings.finetuner.name)
 
 
 def _save_catalog(writer: ArtifactWriter, data: PreparedData) -> None:
@@ -95,9 +91,7 @@ def _save_catalog(writer: ArtifactWriter, data: PreparedData) -> None:
     writer.table("seen.parquet", pl.DataFrame({"user": users, "item": items}).unique().sort("user", "item"))
 
 
-def _backbone(
-    settings: Any, inputs: dict[str, Artifact], data: PreparedData
-) -> tuple[torch.nn.Module, Views, dict[str, Any]]:
+def _backbone(settings: Any, inputs: Inputs, data: PreparedData) -> tuple[torch.nn.Module, Views, dict[str, Any]]:
     if "encoder" in inputs:
         return load_encoder(inputs["encoder"])
     views = registry.build("views", settings.views, data.meta)

@@ -26,7 +26,16 @@ KINDS = {
     "evaluate": "evaluation",
     "report": "report",
 }
+INPUT_KINDS = {
+    "data": "data",
+    "encoder": "encoder",
+    "labels": "labels",
+    "model": "model",
+    "compare": "evaluation",
+    **KINDS,
+}
 FAILED = "failed.json"
+Inputs = Mapping[str, Artifact]
 PACKAGES = (
     "torch",
     "numpy",
@@ -44,8 +53,8 @@ PACKAGES = (
 def run_stage(
     config: StageConfig,
     out: Path,
-    inputs: Mapping[str, Artifact],
-    work: Callable[[ArtifactWriter, Journal], dict[str, Any]],
+    folders: Mapping[str, Path | None],
+    work: Callable[[Inputs, ArtifactWriter, Journal], dict[str, Any]],
     *,
     method: str,
 ) -> Artifact:
@@ -55,9 +64,11 @@ def run_stage(
     `failed.json` (message, exit code) for `appssl status`, and keeps `state/` for the next attempt.
 
     Args:
-        work: gets writer and journal, writes the files and returns facts for `run.json`.
+        folders: of what the stage reads, by the names of `INPUT_KINDS` (`compare:NAME` for other evaluations).
+        work: gets the opened inputs, writer and journal, writes the files and returns facts for `run.json`.
     """
     with locked(out), failure_noted(out, config.stage):
+        inputs = _opened(folders)
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         done = _already_done(out, config, digests)
         if done is not None:
@@ -80,7 +91,7 @@ def run_stage(
         started = time.monotonic()
         try:
             writer = ArtifactWriter(out, KINDS[config.stage], settings_digest=config.digest, inputs=digests)
-            facts = work(writer, journal)
+            facts = work(inputs, writer, journal)
             artifact = writer.finish()
         except BaseException as error:
             journal.finish("FAILED", artifact_digest=None, error=str(error) or type(error).__name__)
@@ -88,6 +99,11 @@ def run_stage(
         write_json(out / "run.json", {"seconds": time.monotonic() - started, **facts, **surroundings()})
         _close(out, artifact)
         return artifact
+
+
+def _opened(folders: Mapping[str, Path | None]) -> Inputs:
+    given = {name: folder for name, folder in folders.items() if folder is not None}
+    return {name: Artifact.open(folder, INPUT_KINDS[name.partition(":")[0]]) for name, folder in given.items()}
 
 
 def _close(out: Path, artifact: Artifact) -> None:
@@ -135,7 +151,7 @@ def _already_done(out: Path, config: StageConfig, digests: dict[str, str]) -> Ar
     return artifact if same else None
 
 
-def _datasets(stage: str, inputs: Mapping[str, Artifact]) -> list[dict[str, str]]:
+def _datasets(stage: str, inputs: Inputs) -> list[dict[str, str]]:
     contexts = {
         "pretrain": "pretraining",
         "pseudolabel": "pseudo-labelling",

@@ -8,7 +8,7 @@ from appssl.artifact import Artifact, ArtifactWriter
 from appssl.contracts import Account, Quarantined
 from appssl.errors import DataError
 from appssl.plan import StageConfig
-from appssl.stages.frame import failure_noted, locked, run_stage
+from appssl.stages.frame import Inputs, failure_noted, locked, run_stage
 from appssl.tracking import Journal
 
 
@@ -35,11 +35,11 @@ def prepare(config: StageConfig, out: Path, shards: list[Path]) -> Artifact:
         DataError: if nothing is left, or more failed than `budget` allows.
     """
     settings = config.settings
-    opened = [Artifact.open(folder, "shard") for folder in shards]
-    if len(opened) != settings.shards:
-        raise DataError(f"{len(opened)} shard(s) given, the settings divide the data into {settings.shards}.")
+    if len(shards) != settings.shards:
+        raise DataError(f"{len(shards)} shard(s) given, the settings divide the data into {settings.shards}.")
 
-    def work(writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+    def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+        opened = [Artifact.open(folder, "shard") for folder in shards]
         _note_inputs(opened, writer)
         source = registry.build("sources", settings.source)
         source.merge(Path(settings.root), opened, writer)

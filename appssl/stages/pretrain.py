@@ -12,7 +12,7 @@ from appssl.engine.fit import fit
 from appssl.engine.loading import ViewExamples
 from appssl.errors import DataError
 from appssl.plan import StageConfig
-from appssl.stages.frame import run_stage
+from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import describe, open_data, save_state
 from appssl.stages.rows import training_rows
 from appssl.tracking import Journal
@@ -27,10 +27,9 @@ def pretrain(
         data_dir: a data artifact. out: gets `encoder.safetensors` and `encoder.json`.
     """
     settings = config.settings
-    data_artifact = Artifact.open(data_dir, "data")
 
-    def work(writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
-        data = open_data(data_artifact)
+    def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+        data = open_data(inputs["data"])
         rows = training_rows(data)
         if len(rows) == 0:
             raise DataError(f"{data_dir}: no training samples to pretrain on.")
@@ -61,7 +60,7 @@ def pretrain(
             backbone=settings.backbone,
             views=settings.views,
             input_shape=views.input_shape,
-            source=data_artifact.json("source.json"),
+            source=inputs["data"].json("source.json"),
         )
         writer.json("encoder.json", about)
         save_state(writer, "encoder.safetensors", learner.export().state_dict())
@@ -71,4 +70,4 @@ def pretrain(
             "data_wait_share": result.data_wait_share,
         }
 
-    return run_stage(config, out, {"data": data_artifact}, work, method=settings.learner.name)
+    return run_stage(config, out, {"data": data_dir}, work, method=settings.learner.name)

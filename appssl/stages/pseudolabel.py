@@ -14,7 +14,7 @@ from appssl.engine.loading import embed
 from appssl.errors import AppsslError
 from appssl.evaluators.classification import binary_auroc
 from appssl.plan import StageConfig
-from appssl.stages.frame import run_stage
+from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import load_encoder, open_data
 from appssl.stages.rows import take_fraction, training_rows
 from appssl.tracking import Journal
@@ -30,9 +30,8 @@ def pseudolabel(
             `ledger.json`, and where the truth is known `metrics.json`.
     """
     settings = config.settings
-    inputs = {"data": Artifact.open(data_dir, "data"), "encoder": Artifact.open(encoder_dir, "encoder")}
 
-    def work(writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+    def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
         torch.set_num_threads(settings.threads)
         data = open_data(inputs["data"])
         encoder, views, _ = load_encoder(inputs["encoder"])
@@ -54,7 +53,7 @@ def pseudolabel(
         journal.metrics(1, {f"labels/{name}": value for name, value in metrics.items()})
         return {"rounds": len(ledger)}
 
-    return run_stage(config, out, inputs, work, method=settings.labeler.name)
+    return run_stage(config, out, {"data": data_dir, "encoder": encoder_dir}, work, method=settings.labeler.name)
 
 
 def _hide_labels(known: pl.DataFrame, fraction: float, seed: int) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 from appssl.artifact import Artifact, ArtifactWriter
 from appssl.plan import StageConfig
 from appssl.reports.page import write_page
-from appssl.stages.frame import KINDS, run_stage
+from appssl.stages.frame import Inputs, run_stage
 from appssl.tracking import Journal
 
 
@@ -17,12 +17,10 @@ def report(config: StageConfig, data_dir: Path, stage_dirs: Mapping[str, Path], 
     Args:
         stage_dirs: stage name -> folder, of the same run as `out`.
     """
-    inputs = {"data": Artifact.open(data_dir, "data")}
-    inputs |= {stage: Artifact.open(folder, KINDS[stage]) for stage, folder in stage_dirs.items()}
 
-    def work(writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
+    def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
         write_page(out.parent, data_dir, writer, max_quarantine_rows=config.settings.max_quarantine_rows)
         journal.figure(out / "report.html")
         return {}
 
-    return run_stage(config, out, inputs, work, method="page")
+    return run_stage(config, out, {"data": data_dir, **stage_dirs}, work, method="page")

@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from appssl.artifact import Artifact
-from appssl.errors import AppsslError, DataError
+from appssl.errors import AppsslError, ArtifactError, DataError
 from appssl.plan import StageConfig
 from appssl.recipe import Evaluate
 from appssl.stages.frame import failure_noted, locked, read_run, run_stage, surroundings
@@ -19,7 +19,7 @@ def config(num_bootstrap=100, seed=0):
 
 
 def work(calls, fail=None):
-    def do(writer, journal):
+    def do(inputs, writer, journal):
         calls.append(1)
         writer.json("metrics.json", {"calls": len(calls)})
         journal.metrics(1, {"eval/accuracy": 0.5})
@@ -62,11 +62,20 @@ def test_other_settings_another_seed_or_a_damaged_file_are_done_again(tmp_path):
 
 def test_a_changed_input_is_noticed(tmp_path):
     calls = []
-    one = run(tmp_path / "in", [])
-    run(tmp_path / "out", calls, inputs={"model": one})
-    other = run(tmp_path / "in", [1], num_bootstrap=300)
-    run(tmp_path / "out", calls, inputs={"model": other})
+    for num_bootstrap in (100, 300):
+        run(tmp_path / "in", [], num_bootstrap=num_bootstrap)
+        run(tmp_path / "out", calls, inputs={"compare:other": tmp_path / "in"})
     assert len(calls) == 2
+
+
+def test_a_damaged_input_is_noted_as_the_failure_of_the_stage_that_reads_it(tmp_path):
+    run(tmp_path / "in", [])
+    (tmp_path / "in" / "manifest.json").write_text("{")
+    with pytest.raises(ArtifactError, match="damaged"):
+        run(tmp_path / "out", [], inputs={"compare:other": tmp_path / "in"})
+    noted = json.loads((tmp_path / "out" / "failed.json").read_text())
+    assert noted["exit_code"] == 3
+    assert "in/manifest.json: is damaged" in noted["message"]
 
 
 def test_a_failure_is_noted_with_its_exit_code_and_forgotten_after_success(tmp_path):
@@ -89,11 +98,11 @@ def test_an_unexpected_error_is_noted_too_even_without_words(tmp_path):
 
 
 def test_state_is_kept_for_the_same_settings_and_thrown_away_for_others(tmp_path):
-    def leave(writer, journal):
+    def leave(inputs, writer, journal):
         (tmp_path / "state" / "checkpoint").write_text("x")
         raise DataError("stopped")
 
-    def look(writer, journal):
+    def look(inputs, writer, journal):
         found.append((tmp_path / "state" / "checkpoint").exists())
         raise DataError("stopped")
 

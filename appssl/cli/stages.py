@@ -10,7 +10,10 @@ from appssl.cli.options import Accelerator, Config, Data, Devices, Encoder, Out,
 
 
 def _done(folder: Path) -> None:
-    typer.echo(str(folder / "manifest.json"))
+    from appssl.stages.frame import is_first_process
+
+    if is_first_process():
+        typer.echo(str(folder / "manifest.json"))
 
 
 def resolve(
@@ -53,14 +56,14 @@ def prepare(
 
 
 def pretrain(
-    config: Config, data: Data, out: Out, accelerator: Accelerator = "auto", devices: Devices = 1, workers: Workers = 0
+    config: Config, data: Data, out: Out, accelerator: Accelerator = "auto", devices: Devices = 0, workers: Workers = 0
 ) -> None:
     """Train an encoder without labels. Example: appssl pretrain --config c.yaml --data data --out pretrain"""
     from appssl.plan import read_config
     from appssl.stages.pretrain import pretrain as stage
 
     wanted = read_config(config, "pretrain")
-    _done(stage(wanted, data, out, accelerator=accelerator, devices=devices, workers=workers).folder)
+    _done(stage(wanted, data, out, accelerator=accelerator, devices=max(1, devices), workers=workers).folder)
 
 
 def pseudolabel(config: Config, data: Data, encoder: Encoder, out: Out, accelerator: Accelerator = "auto") -> None:
@@ -81,7 +84,7 @@ def finetune(
     encoder: Encoder = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Folder of labels from pseudolabel.")] = None,
     accelerator: Accelerator = "auto",
-    devices: Devices = 1,
+    devices: Devices = 0,
     workers: Workers = 0,
 ) -> None:
     """Train a model for the task. Example: appssl finetune --config c.yaml --data data --encoder enc --out model"""
@@ -96,7 +99,7 @@ def finetune(
         encoder_dir=encoder,
         labels_dir=labels,
         accelerator=accelerator,
-        devices=devices,
+        devices=max(1, devices),
         workers=workers,
     )
     _done(artifact.folder)

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -67,6 +68,8 @@ def run_stage(
         folders: of what the stage reads, by the names of `INPUT_KINDS` (`compare:NAME` for other evaluations).
         work: gets the opened inputs, writer and journal, writes the files and returns facts for `run.json`.
     """
+    if not is_first_process():
+        return _help(config, out, folders, work)
     with locked(out), failure_noted(out, config.stage):
         inputs = _opened(folders)
         digests = {name: artifact.digest for name, artifact in inputs.items()}
@@ -99,6 +102,33 @@ def run_stage(
         write_json(out / "run.json", {"seconds": time.monotonic() - started, **facts, **surroundings()})
         _close(out, artifact)
         return artifact
+
+
+def is_first_process() -> bool:
+    """Whether this process of a distributed training is the one that writes; known before the processes meet.
+
+    torchrun sets RANK, Fabric NODE_RANK and LOCAL_RANK for the processes it starts, srun SLURM_PROCID.
+    """
+    names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def _help(
+    config: StageConfig,
+    out: Path,
+    folders: Mapping[str, Path | None],
+    work: Callable[[Inputs, ArtifactWriter, Journal], dict[str, Any]],
+) -> Artifact:
+    """The same work in the other processes of a distributed training; what they would write is thrown away."""
+    inputs = _opened(folders)
+    digests = {name: artifact.digest for name, artifact in inputs.items()}
+    done = _already_done(out, config, digests)
+    if done is not None:
+        return done
+    with tempfile.TemporaryDirectory(prefix="appssl-") as scratch:
+        writer = ArtifactWriter(Path(scratch), KINDS[config.stage], settings_digest=config.digest, inputs=digests)
+        work(inputs, writer, Journal(Path(scratch)))
+        return writer.finish()
 
 
 def _opened(folders: Mapping[str, Path | None]) -> Inputs:

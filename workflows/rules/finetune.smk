@@ -17,4 +17,5 @@ rule finetune:
         options=options("finetune"),
         out=subpath(output.manifest, parent=True),
     shell:
-        "appssl finetune --config {input.config:q} {params.options} --out {params.out:q} 2> {log:q}"
+        "appssl finetune --config {input.config:q} {params.options} --devices {resources.gpu}"
+        " --out {params.out:q} 2> {log:q}"

@@ -17,4 +17,5 @@ rule pretrain:
         options=options("pretrain"),
         out=subpath(output.manifest, parent=True),
     shell:
-        "appssl pretrain --config {input.config:q} {params.options} --out {params.out:q} 2> {log:q}"
+        "appssl pretrain --config {input.config:q} {params.options} --devices {resources.gpu}"
+        " --out {params.out:q} 2> {log:q}"

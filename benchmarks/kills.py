@@ -2,8 +2,8 @@
 
 python benchmarks/kills.py [trials] [seed]
 
-Every trial is a fresh folder: the wearable demo, which has every stage, is started on tiny data, its whole process group
-is killed at a moment drawn from the time that an undisturbed run takes, and the same command is given again. The
+Every trial is a fresh folder: the wearable demo, which has every stage, is started on tiny data, its whole process
+group is killed at a moment drawn from the time that an undisturbed run takes, and the same command is given again. The
 digests of all results are compared with those of the undisturbed run.
 """
 

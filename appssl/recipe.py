@@ -134,7 +134,10 @@ class Need(Settings):
     """What a stage needs of a machine. Never re-runs anything."""
 
     cpus: int = Field(2, ge=1, description="CPU cores")
-    gpus: int = Field(0, ge=0, description="GPUs")
+    gpus: int = Field(0, ge=0, description="GPUs; with more than one, a training process for each")
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto", description="how training uses several GPUs: a copy of the model on each, or fsdp: a part of it on each"
+    )
     mem_gb: float = Field(4, gt=0, description="memory, GiB")
     minutes: int = Field(60, ge=1, description="time limit, minutes")
 

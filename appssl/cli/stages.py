@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from appssl.cli.options import Accelerator, Config, Data, Devices, Encoder, Out, Workers
+from appssl.cli.options import Accelerator, Config, Data, Devices, Encoder, Out, Strategy, Workers
 
 
 def _done(folder: Path) -> None:
@@ -56,14 +56,21 @@ def prepare(
 
 
 def pretrain(
-    config: Config, data: Data, out: Out, accelerator: Accelerator = "auto", devices: Devices = 0, workers: Workers = 0
+    config: Config,
+    data: Data,
+    out: Out,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 0,
+    strategy: Strategy = "auto",
+    workers: Workers = 0,
 ) -> None:
     """Train an encoder without labels. Example: appssl pretrain --config c.yaml --data data --out pretrain"""
     from appssl.plan import read_config
     from appssl.stages.pretrain import pretrain as stage
 
     wanted = read_config(config, "pretrain")
-    _done(stage(wanted, data, out, accelerator=accelerator, devices=max(1, devices), workers=workers).folder)
+    machine: dict[str, Any] = {"accelerator": accelerator, "devices": max(1, devices), "strategy": strategy}
+    _done(stage(wanted, data, out, **machine, workers=workers).folder)
 
 
 def pseudolabel(config: Config, data: Data, encoder: Encoder, out: Out, accelerator: Accelerator = "auto") -> None:
@@ -85,6 +92,7 @@ def finetune(
     labels: Annotated[Path | None, typer.Option("--labels", help="Folder of labels from pseudolabel.")] = None,
     accelerator: Accelerator = "auto",
     devices: Devices = 0,
+    strategy: Strategy = "auto",
     workers: Workers = 0,
 ) -> None:
     """Train a model for the task. Example: appssl finetune --config c.yaml --data data --encoder enc --out model"""
@@ -100,6 +108,7 @@ def finetune(
         labels_dir=labels,
         accelerator=accelerator,
         devices=max(1, devices),
+        strategy=strategy,
         workers=workers,
     )
     _done(artifact.folder)

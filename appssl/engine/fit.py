@@ -15,12 +15,14 @@ from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import ModelParallelStrategy
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from appssl import registry
 from appssl.artifact import write_bytes, write_json
 from appssl.contracts import BATCH_KEYS, Batch, Examples, Progress
+from appssl.engine import sharding
 from appssl.engine.checkpoint import (
     Checkpoint,
     flatten_optimizer,
@@ -34,6 +36,7 @@ from appssl.engine.loading import Order, batches, make_batch
 from appssl.engine.meter import Clock, Meter
 from appssl.errors import AppsslError, DivergedError, SettingsError
 
+STRATEGIES = ("auto", "ddp", "fsdp")
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -105,24 +108,27 @@ def fit(
         learner: an nn.Module that keeps contracts.Learner. config: `recipe.Fit`.
         state_dir: gets `checkpoints/`, and `diverged/` when the loss is not finite.
         workers: processes that make batches; never changes the result.
-        strategy: of Fabric: auto, ddp, fsdp. Started under torchrun or srun, every process calls this function.
+        strategy: auto (ddp on several devices), ddp, or fsdp, which divides the model among the devices. Every process
+            calls this function.
     Raises:
         DivergedError: if the loss is not finite; the batch is saved for replay.
         DataError: if there are fewer examples than a batch. InterruptedTraining: after SIGTERM or SIGUSR1.
     """
+    if strategy not in STRATEGIES:
+        raise SettingsError(f"strategy {strategy!r}: must be one of {', '.join(STRATEGIES)}.")
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     fabric = Fabric(
         accelerator="cuda" if accelerator == "gpu" else accelerator,
         devices=devices,
-        strategy=strategy,
+        strategy=sharding.strategy(devices) if strategy == "fsdp" else strategy,
         precision=_PRECISION[config.precision],
     )
     fabric.launch()
     order = Order(len(examples), config.batch_size, seed, config.accumulate, fabric.global_rank, fabric.world_size)
     num_steps = config.steps or max(1, round((config.epochs or 1) * order.steps_per_epoch))
     schedule = registry.build("schedules", config.schedule)
-    trained, optimizer = fabric.setup(_Trained(learner), make_optimizer(learner, config))
+    trained, optimizer = _set_up(fabric, learner, config)
     torch.manual_seed(seed + 1000 * fabric.global_rank)
     start = _resume(learner, optimizer, state_dir, num_steps)
 
@@ -152,7 +158,7 @@ def fit(
             if config.clip_norm is not None:
                 # A gradient that is not finite shows in the next loss, and is reported there with its batch.
                 norm = fabric.clip_gradients(trained, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
-                metrics["grad_norm"] = torch.as_tensor(norm)
+                metrics["grad_norm"] = sharding.whole({"norm": torch.as_tensor(norm)})["norm"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if hasattr(learner, "after_update"):
@@ -182,8 +188,17 @@ def fit(
                 raise InterruptedTraining(
                     f"stopped on request after step {done} of {num_steps}; the same command goes on from here."
                 )
+    sharding.make_whole(learner)
     rate, waiting_share = clock.total(num_steps)
     return FitResult(num_steps, start, rate, waiting_share)
+
+
+def _set_up(fabric: Fabric, learner: Any, config: FitSettings) -> tuple[Any, Any]:
+    """What is trained and its optimizer; a sharded model has other parameters than before, and must come first."""
+    if isinstance(fabric.strategy, ModelParallelStrategy):
+        trained = fabric.setup_module(_Trained(learner))
+        return trained, fabric.setup_optimizers(make_optimizer(learner, config))
+    return fabric.setup(_Trained(learner), make_optimizer(learner, config))
 
 
 def make_optimizer(learner: Any, config: FitSettings) -> torch.optim.Optimizer:
@@ -208,7 +223,7 @@ def _any(fabric: Fabric, flag: bool) -> bool:
 
 
 def _is_finite(learner: nn.Module) -> bool:
-    return bool(torch.stack([torch.isfinite(p.detach()).all() for p in learner.parameters()]).all())
+    return bool(torch.stack([torch.isfinite(sharding.local(p)).all() for p in learner.parameters()]).all())
 
 
 def _resume(learner: nn.Module, optimizer: Any, state_dir: Path, num_steps: int) -> int:
@@ -216,17 +231,19 @@ def _resume(learner: nn.Module, optimizer: Any, state_dir: Path, num_steps: int)
     checkpoint = newest_checkpoint(state_dir / "checkpoints")
     if checkpoint is None or checkpoint.step > num_steps:
         return 0
-    learner.load_state_dict({k: v for k, v in checkpoint.model.items() if not k.startswith("random.")})
-    optimizer.load_state_dict(unflatten_optimizer(checkpoint.optimizer, checkpoint.values["optimizer"]))
+    sharding.load_model(learner, {k: v for k, v in checkpoint.model.items() if not k.startswith("random.")})
+    state = unflatten_optimizer(checkpoint.optimizer, checkpoint.values["optimizer"])
+    sharding.load_optimizer(optimizer.optimizer, state)
     set_random_state({k: v for k, v in checkpoint.model.items() if k.startswith("random.")})
     print(f"going on after step {checkpoint.step} of {num_steps}", file=sys.stderr)
     return checkpoint.step
 
 
 def _save(fabric: Fabric, learner: nn.Module, optimizer: Any, step: int, state_dir: Path, *, keep: int) -> None:
+    model = {**sharding.whole(learner.state_dict()), **random_state()}
+    state = sharding.whole_state(optimizer.optimizer)
     if fabric.is_global_zero:
-        tensors, plain = flatten_optimizer(optimizer.state_dict())
-        model = {**learner.state_dict(), **random_state()}
+        tensors, plain = flatten_optimizer(state)
         write_checkpoint(state_dir / "checkpoints", Checkpoint(step, model, tensors, {"optimizer": plain}), keep=keep)
     fabric.barrier()
 

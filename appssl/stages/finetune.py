@@ -29,6 +29,7 @@ def finetune(
     labels_dir: Path | None = None,
     accelerator: str = "auto",
     devices: int = 1,
+    strategy: str = "auto",
     workers: int = 0,
 ) -> Artifact:
     """Trains the model of a recipe.
@@ -66,6 +67,7 @@ def finetune(
             seed=config.seed,
             accelerator=accelerator,
             devices=devices,
+            strategy=strategy,
             workers=workers,
         )
         save_model(writer, learner, about=about, finetuner=settings.finetuner, context=context)

@@ -19,7 +19,14 @@ from appssl.tracking import Journal
 
 
 def pretrain(
-    config: StageConfig, data_dir: Path, out: Path, *, accelerator: str = "auto", devices: int = 1, workers: int = 0
+    config: StageConfig,
+    data_dir: Path,
+    out: Path,
+    *,
+    accelerator: str = "auto",
+    devices: int = 1,
+    strategy: str = "auto",
+    workers: int = 0,
 ) -> Artifact:
     """Trains the encoder of a recipe.
 
@@ -53,6 +60,7 @@ def pretrain(
             seed=config.seed,
             accelerator=accelerator,
             devices=devices,
+            strategy=strategy,
             workers=workers,
         )
         about = describe(

@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -257,39 +258,63 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path):
     assert (cut / "final").read_bytes() == (tmp_path / "whole" / "final").read_bytes()
 
 
-DDP = """
+class Deep(nn.Module):
+    """Two blocks with parameters, which are divided each by itself."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+
+    def forward(self, batch):
+        return Step(nn.functional.cross_entropy(self.net(batch["input"]), batch["target"]))
+
+
+TWO = """
     import sys
     from pathlib import Path
     from appssl.artifact import write_bytes
+    from appssl.engine import sharding
     from appssl.engine.fit import fit
     from safetensors.torch import save
     from tests.engine.training import Kept, Noisy, settings
-    from tests.engine.test_fit import Linear
-    folder, learner = Path(sys.argv[1]), Linear()
-    where = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
-    fit(learner, Noisy(), settings(), state_dir=folder, journal=Kept(), seed=0, **where)
+    from tests.engine.test_fit import Deep
+    sharding._SMALLEST_BLOCK = 4  # so that blocks are divided too
+    folder, strategy, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    learner, where = Deep(), {"accelerator": "cpu", "devices": 2, "strategy": strategy}
+    config = settings(steps=steps, clip_norm=1.0, checkpoint_steps=4)
+    fit(learner, Noisy(), config, state_dir=folder, journal=Kept(), seed=0, **where)
     write_bytes(folder / "final", save(learner.state_dict()))
 """
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
+def train_on_two(tmp_path, folder, strategy, steps):
     script = tmp_path / "train.py"
-    script.write_text(textwrap.dedent(DDP))
-    run = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "29517",
-        str(script),
-    ]
-    done = subprocess.run(
-        [*run, str(tmp_path / "two")], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False
-    )
+    script.write_text(textwrap.dedent(TWO))
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    command = [*run, str(script), str(folder), strategy, str(steps)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    alone = train(tmp_path / "one", learner=Linear())[0].state_dict()
-    for name, tensor in load_file(tmp_path / "two" / "final").items():
+    return load_file(folder / "final")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(tmp_path, strategy):
+    two = train_on_two(tmp_path, tmp_path / "two", strategy, steps=12)
+    alone = train(tmp_path / "one", learner=Deep(), steps=12, clip_norm=1.0)[0].state_dict()
+    assert two.keys() == alone.keys()
+    for name, tensor in two.items():
         torch.testing.assert_close(tensor, alone[name], atol=1e-6, rtol=1e-5)  # gradients are summed in another order
+
+
+@pytest.mark.slow
+def test_a_divided_model_goes_on_from_the_checkpoint_of_one_process(tmp_path):
+    """A checkpoint is whole: one process trains 6 of 12 steps, two with shards do the rest."""
+    whole = train(tmp_path / "whole", learner=Deep(), steps=12, clip_norm=1.0, checkpoint_steps=4)[0].state_dict()
+    shutil.copytree(tmp_path / "whole" / "checkpoints", tmp_path / "two" / "checkpoints")
+    shutil.rmtree(max((tmp_path / "two" / "checkpoints").glob("step-*")))
+    assert max(path.name for path in (tmp_path / "two" / "checkpoints").glob("step-*")).endswith("06")
+    two = train_on_two(tmp_path, tmp_path / "two", "fsdp", steps=12)
+    for name, tensor in two.items():
+        torch.testing.assert_close(tensor, whole[name], atol=1e-6, rtol=1e-5)

@@ -29,9 +29,10 @@ def pretrain(project, out, *launcher, **extra):
     ("launcher", "options"),
     [
         ((), ("--devices", "2")),
+        ((), ("--devices", "2", "--strategy", "fsdp")),
         (("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533", "-m", "appssl"), ()),
     ],
-    ids=["own", "torchrun"],
+    ids=["ddp", "fsdp", "torchrun"],
 )
 def test_two_processes_leave_one_result(finished, tmp_path, launcher, options):
     options = (*options, "--devices", "2") if launcher else options

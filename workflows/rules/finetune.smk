@@ -13,9 +13,10 @@ rule finetune:
         mem_mb=needs("finetune", "mem_mb"),
         runtime=needs("finetune", "minutes"),
         gpu=needs("finetune", "gpus"),
+        strategy=needs("finetune", "strategy"),
     params:
         options=options("finetune"),
         out=subpath(output.manifest, parent=True),
     shell:
         "appssl finetune --config {input.config:q} {params.options} --devices {resources.gpu}"
-        " --out {params.out:q} 2> {log:q}"
+        " --strategy {resources.strategy} --out {params.out:q} 2> {log:q}"

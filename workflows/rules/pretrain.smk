@@ -13,9 +13,10 @@ rule pretrain:
         mem_mb=needs("pretrain", "mem_mb"),
         runtime=needs("pretrain", "minutes"),
         gpu=needs("pretrain", "gpus"),
+        strategy=needs("pretrain", "strategy"),
     params:
         options=options("pretrain"),
         out=subpath(output.manifest, parent=True),
     shell:
         "appssl pretrain --config {input.config:q} {params.options} --devices {resources.gpu}"
-        " --out {params.out:q} 2> {log:q}"
+        " --strategy {resources.strategy} --out {params.out:q} 2> {log:q}"

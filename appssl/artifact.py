@@ -7,6 +7,7 @@ host, so equal content is equal bytes. Files that are not in the manifest (`conf
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -70,11 +71,36 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-class _Plain:
-    """A file reduced to `write`."""
+class _Plain(io.RawIOBase):
+    """A file reduced to `write`, which remembers why it failed: libraries that write themselves hide that."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.write = file.write
+        self._file = file
+        self.failure: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def write_table(file: BinaryIO, frame: Any, suffix: str = ".parquet") -> None:
+    """A polars frame as Parquet or CSV into an open file; a full disk is an OSError, as for every other file."""
+    plain = _Plain(file)
+    try:
+        if suffix == ".parquet":
+            frame.write_parquet(plain, compression="zstd", statistics=True)
+        else:
+            frame.write_csv(plain)
+    except Exception:
+        if plain.failure is not None:
+            raise plain.failure from None
+        raise
 
 
 class ArtifactWriter:
@@ -124,14 +150,13 @@ class ArtifactWriter:
     def table(self, name: str, frame: Any) -> None:
         """A polars frame as Parquet."""
         with self.open(name) as file:
-            frame.write_parquet(file, compression="zstd", statistics=True)
+            write_table(file, frame)
 
     def array(self, name: str, values: Any) -> None:
         """A numpy array as .npy, to be memory-mapped."""
         import numpy as np
 
         with self.open(name) as file:
-            # Through a plain writer: numpy's own file path hides the cause when the disk is full.
             np.lib.format.write_array(_Plain(file), np.asanyarray(values), allow_pickle=False)
 
     def adopt(self, name: str) -> Path:

@@ -149,6 +149,8 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing_final(tmp_path):
         writer = ArtifactWriter(tmp_path / "a", "data", settings_digest="s", inputs={})
         with pytest.raises(AppsslError, match=r"big\.npy: cannot be written: No space left on device"):
             writer.array("big.npy", np.zeros(100_000))
+        with pytest.raises(AppsslError, match=r"big\.parquet: cannot be written: No space left on device"):
+            writer.table("big.parquet", pl.DataFrame({"value": np.random.default_rng(0).random(100_000)}))
         assert not (tmp_path / "a" / "big.npy").exists()
         assert not (tmp_path / "a" / "manifest.json").exists()
     finally:

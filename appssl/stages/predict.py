@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from appssl import registry
-from appssl.artifact import Artifact, ArtifactWriter, written_aside
+from appssl.artifact import Artifact, ArtifactWriter, write_table, written_aside
 from appssl.contracts import PreparedData, Quarantined
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
@@ -153,10 +153,7 @@ def _writable(out: Path) -> None:
 
 def _write(frame: pl.DataFrame, out: Path) -> None:
     with written_aside(out) as file:
-        if out.suffix == ".parquet":
-            frame.write_parquet(file)
-        else:
-            frame.write_csv(file)
+        write_table(file, frame, out.suffix)
 
 
 def write_left_out(left: list[Quarantined], out: Path) -> Path | None:

@@ -23,6 +23,10 @@ DESCRIPTIONS = {
     "knn_balanced_accuracy": (0.0, 1.0, +1),
     "knn_macro_f1": (0.0, 1.0, +1),
 }
+REMARK = (
+    "All labelled training samples vote, also where fine-tuning sees only a share of them: "
+    "this measures the encoder and cannot be compared with the model above."
+)
 BLOCK_ELEMENTS = 4_000_000  # similarities computed at once: 16 MB of float32
 EPSILON = 1e-12
 

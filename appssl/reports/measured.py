@@ -18,6 +18,7 @@ from appssl.reports.wording import (
     number,
     plural,
     readable,
+    remark,
     slice_of,
     verdict,
 )
@@ -106,6 +107,7 @@ def metrics(run: Run) -> Html:
         ]
         head = ["metric", "value", "95 % interval", "0 to 1", plural(_group(run)), "better is"]
         parts += [tag("h3", evaluator), table(head, rows)]
+        parts += [paragraph(remark(evaluator), class_="soft small")] if remark(evaluator) else []
     if parts:
         parts.append(paragraph(f"Percentile bootstrap over whole {plural(_group(run))}.", class_="soft small"))
     return section("metrics", "Metrics", *parts)

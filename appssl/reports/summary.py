@@ -8,7 +8,7 @@ from appssl.artifact import MANIFEST, Artifact, sha256_file
 from appssl.errors import ArtifactError, DataError, SettingsError
 from appssl.plan import read_config
 from appssl.reports.reading import PLACES, Run, Stage, is_number, read_run
-from appssl.reports.wording import direction_of, directions, in_order, interval, number, readable, verdict
+from appssl.reports.wording import direction_of, directions, in_order, interval, number, readable, remark, verdict
 from appssl.settings import Settings, flatten
 
 PACKAGES = ("torch", "numpy", "polars", "timm", "albumentations", "openslide-bin", "scikit-learn")
@@ -108,7 +108,7 @@ def _metrics(runs: list[Run]) -> list[str]:
             each = [run.metrics().get(evaluator, {}).get(name, {}) for run in runs]
             row = [_md(readable(name)), *map(_with_interval, each), str(each[0].get("num_groups") or "–")]
             rows.append(row + (_spread(each) if len(runs) > 1 else []))
-        parts += [f"### {_md(evaluator)}", _table(head, rows)]
+        parts += [f"### {_md(evaluator)}", _table(head, rows), _md(remark(evaluator))]
     group = _md(runs[0].meta.get("group", "group"))
     return [*parts, f"In brackets: 95 % percentile bootstrap interval over groups ({group})."]
 
@@ -210,15 +210,21 @@ def differing(settings: Settings) -> dict[str, Any]:
         elif isinstance(value, tuple) and any(isinstance(item, Settings) for item in value):
             if tuple(map(_as_default, value)) == default:
                 continue
-            found |= {f"{name}.{i}": {"name": item.name, **differing(item)} for i, item in enumerate(value)}
+            found |= {f"{name}.{i}": _item(item) for i, item in enumerate(value)}
         elif field.is_required() or value != default:
             found[field.alias or name] = value
     return found
 
 
-def _as_default(method: Any) -> Any:
+def _item(item: Settings) -> dict[str, Any]:
+    """A member of a list of settings; methods have a name even where it is all that is given."""
+    method = getattr(item, "name", None)
+    return differing(item) if method is None else {"name": method, **differing(item)}
+
+
+def _as_default(item: Any) -> Any:
     """A method of which only the name is given, as defaults are written."""
-    return method if differing(method) else method.name
+    return item if differing(item) or not hasattr(item, "name") else item.name
 
 
 def _versions(runs: list[Run]) -> str:

@@ -59,6 +59,14 @@ def directions(evaluators: Iterable[str]) -> dict[str, int]:
     return found
 
 
+def remark(evaluator: str) -> str:
+    """What an evaluator says of its numbers; empty if nothing."""
+    try:
+        return str(getattr(registry.load("evaluators", evaluator), "REMARK", ""))
+    except SettingsError:
+        return ""
+
+
 def verdict(difference: Mapping[str, Any], direction: int | None) -> str:
     """better, worse or `no difference shown` (the interval includes 0); higher or lower if no direction is known."""
     low, high = difference.get("low"), difference.get("high")

@@ -6,6 +6,7 @@ from appssl.errors import ArtifactError, DataError
 from appssl.evaluators import classification, knn
 from appssl.recipe import Evaluate
 from appssl.reports.summary import differing, find_data, summarize
+from appssl.sources import recsys
 
 COMMAND = "appssl run wearable/tiny --seed 0 --seed 1"
 
@@ -51,6 +52,11 @@ def test_settings_that_differ_are_stated_and_those_of_an_absent_plugin_are_compl
     assert "`threads`" not in text
     assert "`shards`" not in text
     assert "| pretrain (all settings) | `learner.objective.temperature` | 0.1 |" in text
+
+
+def test_differing_settings_may_be_lists_of_what_is_no_method():
+    source = recsys.Config(categorical=("kind",), multi=(recsys.Multi(column="tags"),))
+    assert differing(source)["multi.0"] == {"column": "tags"}
 
 
 def test_differing_settings_name_methods_that_are_not_the_default():

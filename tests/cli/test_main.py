@@ -1,0 +1,117 @@
+"""The command line itself: quick to start, explained, the same everywhere."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from appssl.cli.main import app
+from tests.bad_input.conftest import cli
+from tests.commands import environment
+
+__all__ = ["cli"]
+HEAVY = ("torch", "mlflow", "polars", "numpy", "pydantic", "snakemake", "sklearn")
+
+
+def commands(group, prefix=()):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*prefix, name))
+        else:
+            yield pytest.param((*prefix, name), command, id=" ".join((*prefix, name)))
+
+
+ALL = list(commands(typer.main.get_command(app)))
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['appssl', '--help']\n"
+        "from appssl.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("HEAVY []")
+    assert "predict" in done.stdout
+
+
+@pytest.mark.parametrize(("words", "command"), ALL)
+def test_every_command_explains_itself_with_an_example_and_every_option_a_meaning(cli, words, command):
+    said = cli(*words, "--help")
+    assert said.code == 0
+    assert "Example: appssl " + " ".join(words) in " ".join(command.help.split())
+    for parameter in command.params:
+        if parameter.name != "help":
+            assert parameter.help, f"{parameter.name} has no help"
+
+
+def test_the_version_is_that_of_the_package(cli):
+    from appssl.version import __version__
+
+    assert cli("--version").out.strip() == f"appssl {__version__}"
+
+
+def test_wrong_usage_has_exit_code_2(cli):
+    assert cli("run").code == 2
+    assert cli("rn").code == 2
+    assert cli("run", "wearable/demo", "--sed", "1").code == 2
+
+
+@pytest.mark.parametrize("words", [("list",), ("list", "objectives"), ("list", "recipes"), ("data", "list")])
+def test_lists_are_json_for_machines(cli, words):
+    said = cli(*words, "--json")
+    assert said.code == 0
+    assert json.loads(said.out)
+    assert cli(*words).out
+
+
+def test_show_names_settings_with_default_range_and_source(cli):
+    text = cli("show", "objectives", "ntxent").out
+    assert "temperature" in text
+    assert "default 0.1" in text or "default 0.5" in text
+    assert "Source" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("list", "objectivs"), 2, "Did you mean objectives?"),
+        (("show", "objectives", "ntxnt"), 2, "Did you mean ntxent?"),
+        (("status", "nowhere"), 3, "nowhere"),
+        (("verify", "nowhere"), 3, "nowhere"),
+        (("trace", "nowhere"), 3, "nowhere"),
+        (("reproduce", "nowhere"), 3, "nowhere"),
+        (("logs", "nowhere"), 3, "results: no such folder"),
+        (("predict", "nowhere", "t.csv", "--out", "p.csv"), 3, "nowhere"),
+        (("embed", "nowhere", "t.csv", "--out", "p.csv"), 3, "nowhere"),
+        (("data", "get", "cmu-1-small-regoin"), 2, "Did you mean cmu-1-small-region?"),
+        (("data", "make", "wearabel", "--out", "x"), 2, "Did you mean wearable?"),
+        (("new", "wearabel", "x.yaml", "--table", "t.csv"), 2, "Did you mean wearable?"),
+        (("new", "wearable", "x.yaml", "--table", "t.csv"), 3, "t.csv: no such table"),
+        (("run", "wearable/demo", "--set", "pretrain.fit.lr"), 2, "write it as key=value"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_to_do(cli, tmp_path, monkeypatch, words, code, message):
+    monkeypatch.chdir(tmp_path)
+    said = cli(*words)
+    assert said.code == code, said
+    assert message in said.err
+
+
+@pytest.mark.parametrize("domain", ["wsi", "wearable", "webnoisy", "recsys"])
+def test_a_new_recipe_is_sound_and_replaces_nothing(cli, tmp_path, monkeypatch, domain):
+    monkeypatch.chdir(tmp_path)
+    assert cli("data", "make", domain, "--size", "tiny", "--out", "d").code == 0
+    table = {"wsi": "slides.csv", "wearable": "recordings.csv", "webnoisy": "table.csv", "recsys": "interactions.csv"}
+    words = ("new", domain, "my.yaml", "--table", f"d/{table[domain]}")
+    assert cli(*words).code == 0
+    said = cli("check", "my.yaml")
+    assert said.code == 0, said.err
+    assert "no problems found" in said.out
+    text = (tmp_path / "my.yaml").read_text()
+    again = cli(*words)
+    assert (again.code, "--force" in again.err) == (2, True)
+    assert (tmp_path / "my.yaml").read_text() == text

@@ -1,0 +1,140 @@
+"""What recipes mean as stages: which settings reach which stage, what runs share, what is refused."""
+
+import json
+
+import pytest
+
+from appssl.errors import DataError, SettingsError
+from appssl.plan import complete, config_of, make_plan, read_config
+from appssl.recipe import parse_overrides
+
+FULL = """\
+description: every stage
+domain: wearable
+data: {make: {size: tiny}, source: {name: wearable, table: recordings.csv, labels: labels.csv}}
+pretrain: {backbone: cnn1d, views: signal, fit: {epochs: 2}}
+pseudolabel: {labeler: self_training}
+finetune: {finetuner: full, label_fraction: 0.2}
+evaluate: {evaluators: [classification]}
+quick: {pretrain.fit.epochs: 1}
+"""
+OTHER = """\
+description: another model of the same encoder
+domain: wearable
+data: full
+pretrain: {from: full}
+finetune: {finetuner: linear_probe}
+evaluate: {evaluators: [classification], compare: [full]}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    def make(*names, seeds=(0,), quick=False, overrides=(), **texts):
+        for name, text in {"full": FULL, **texts}.items():
+            (tmp_path / f"{name}.yaml").write_text(text)
+        files = [str(tmp_path / f"{name}.yaml") for name in names or ("full",)]
+        made = make_plan(
+            files, seeds=seeds, overrides=parse_overrides(list(overrides)), results=tmp_path / "r", quick=quick
+        )
+        return complete(made)
+
+    return make
+
+
+def stages(plan, recipe="full", seed=0):
+    return plan["runs"]["wearable"][recipe][f"s{seed}"]["stages"]
+
+
+def test_what_is_no_setting_changes_no_config(plan):
+    before = plan()["configs"]
+    text = "# a comment\n" + FULL.replace("every stage", "other words") + "needs: {pretrain: {minutes: 5, gpus: 1}}\n"
+    assert plan(full=text)["configs"] == before
+
+
+def test_a_setting_changes_the_config_of_its_stage_only(plan):
+    before, after = plan()["configs"], plan(full=FULL.replace("label_fraction: 0.2", "label_fraction: 0.3"))["configs"]
+    changed = {name.rpartition("/")[2] for name in before if before[name] != after[name]}
+    assert changed == {"finetune", "pseudolabel"}  # labels are judged with no more labels than the model gets
+
+
+def test_defaults_are_written_out(plan, tmp_path):
+    settings = stages(plan())["pretrain"]["settings"]
+    assert settings["fit"]["batch_size"] == 128
+    assert settings["learner"]["objective"]["name"] == "ntxent"
+    text = json.loads(plan()["configs"]["wearable/full/s0/pretrain"])
+    (tmp_path / "config.yaml").write_text(json.dumps(text))
+    assert read_config(tmp_path / "config.yaml", "pretrain").settings.fit.epochs == 2
+
+
+def test_seeds_share_the_data_and_differ_in_everything_else(plan):
+    made = plan(seeds=(0, 1))
+    assert len(made["data"]) == 1
+    assert made["targets"] == [["wearable", "full", 0], ["wearable", "full", 1]]
+    assert stages(made, seed=1)["finetune"]["inputs"]["encoder"] == "wearable/full/s1/pretrain"
+    one, two = (json.loads(config_of(made, stage="pretrain", run=("wearable", "full", seed))) for seed in (0, 1))
+    assert (one.pop("seed"), two.pop("seed")) == (0, 1)
+    assert one == two
+
+
+def test_pseudo_labels_are_trained_on_where_they_are_made_and_only_there(plan):
+    made = stages(plan())
+    assert made["finetune"]["settings"]["labels"] == "pseudo"
+    assert made["finetune"]["inputs"]["labels"] == "wearable/full/s0/pseudolabel"
+    assert made["pseudolabel"]["settings"]["label_fraction"] == 0.2
+    given = stages(plan(full=FULL.replace("label_fraction: 0.2", "label_fraction: 0.2, labels: given")))
+    assert "labels" not in given["finetune"]["inputs"]
+
+
+def test_other_recipes_are_planned_with_what_is_needed_of_them(plan):
+    made = plan("other", other=OTHER)
+    assert len(made["data"]) == 1
+    found = stages(made, "other")
+    assert found["finetune"]["inputs"]["encoder"] == "wearable/full/s0/pretrain"
+    assert found["evaluate"]["inputs"]["compare:full"] == "wearable/full/s0/evaluate"
+    assert made["targets"] == [["wearable", "other", 0]]
+
+
+def test_quick_runs_lie_apart(plan):
+    made = plan(quick=True)
+    assert made["results"].endswith("r/quick")
+    assert stages(made)["pretrain"]["settings"]["fit"]["epochs"] == 1
+
+
+def test_the_command_line_wins_over_recipe_and_quick(plan):
+    made = plan(quick=True, overrides=["pretrain.fit.epochs=7"])
+    assert stages(made)["pretrain"]["settings"]["fit"]["epochs"] == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"other": OTHER.replace("data: full", "data: fll")}, "Did you mean"),
+        ({"other": OTHER.replace("from: full", "from: third"), "third": OTHER}, "has no pretrain block of its own"),
+        ({"other": OTHER.replace("data: full", "data: third"), "third": OTHER}, "itself uses the data of full"),
+        ({"other": OTHER, "full": FULL.replace("classification]", "classification], compare: [other]")}, "in turn"),
+        ({"other": OTHER.replace("domain: wearable", "domain: recsys")}, "a recipe of wearable, not of recsys"),
+    ],
+)
+def test_wrong_references_are_refused(plan, changes, message):
+    with pytest.raises(SettingsError, match=message):
+        plan("other", **changes)
+
+
+def test_missing_tables_and_folders_are_named_with_what_to_give(plan, tmp_path):
+    text = FULL.replace("make: {size: tiny}", f"root: {tmp_path}")
+    with pytest.raises(DataError, match=r"needs .*recordings\.csv, which does not exist. Give the folder that holds"):
+        plan(full=text)
+    with pytest.raises(SettingsError, match="which is no folder"):
+        plan(full=text.replace(str(tmp_path), "nowhere"))
+
+
+@pytest.mark.parametrize("pair", ["a", "=1", ".a=1", "a..b=1"])
+def test_an_override_that_is_no_pair_says_how_to_write_it(pair):
+    with pytest.raises(SettingsError, match="write it as key=value"):
+        parse_overrides([pair])
+
+
+def test_an_override_of_nothing_in_the_recipe_is_refused(plan):
+    with pytest.raises(SettingsError, match=r"pretrain\.fit\.epocs is not a setting of pretrain\. Did you mean epochs"):
+        plan(overrides=["pretrain.fit.epocs=3"])

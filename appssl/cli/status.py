@@ -82,7 +82,7 @@ def logs(
 
 
 def cancel(results: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results")) -> None:
-    """Stop the run that works in a results folder; its batch jobs too. The same command goes on later. Example: appssl cancel"""
+    """Stop the run that works in a results folder, and its batch jobs; it can go on later. Example: appssl cancel"""
     import os
     import signal
 

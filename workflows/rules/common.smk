@@ -85,13 +85,15 @@ def options(stage):
 
 
 def needs(stage, what):
-    """A need of a stage: cpus, gpus, mem_mb or minutes."""
+    """A need of a stage: cpus, gpus, strategy, mem_mb, minutes, or the workers that make batches for a GPU."""
 
     def value(wildcards):
         if stage == "prepare":
             need = PLAN["data"][wildcards.key]["needs"]
         else:
             need = planned(wildcards, stage)["needs"]
+        if what == "workers":
+            return max(1, need["cpus"] // need["gpus"] - 1) if need["gpus"] else 0
         return int(need["mem_gb"] * 1024) if what == "mem_mb" else need[what]
 
     return value

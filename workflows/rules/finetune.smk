@@ -14,9 +14,11 @@ rule finetune:
         runtime=needs("finetune", "minutes"),
         gpu=needs("finetune", "gpus"),
         strategy=needs("finetune", "strategy"),
+        workers=needs("finetune", "workers"),
     params:
         options=options("finetune"),
         out=subpath(output.manifest, parent=True),
     shell:
         "appssl finetune --config {input.config:q} {params.options} --devices {resources.gpu}"
-        " --strategy {resources.strategy} --out {params.out:q} 2> {log:q}"
+        " --strategy {resources.strategy} --workers {resources.workers}"
+        " --out {params.out:q} 2> {log:q}"

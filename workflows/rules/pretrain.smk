@@ -14,9 +14,11 @@ rule pretrain:
         runtime=needs("pretrain", "minutes"),
         gpu=needs("pretrain", "gpus"),
         strategy=needs("pretrain", "strategy"),
+        workers=needs("pretrain", "workers"),
     params:
         options=options("pretrain"),
         out=subpath(output.manifest, parent=True),
     shell:
         "appssl pretrain --config {input.config:q} {params.options} --devices {resources.gpu}"
-        " --strategy {resources.strategy} --out {params.out:q} 2> {log:q}"
+        " --strategy {resources.strategy} --workers {resources.workers}"
+        " --out {params.out:q} 2> {log:q}"

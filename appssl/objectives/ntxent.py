@@ -15,14 +15,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from appssl.contracts import Loss
-from appssl.errors import DataError
-from appssl.ops.distributed import gather, rank
+from appssl.ops.contrastive import gathered, log_sum_of_others, unit_views
 from appssl.settings import Settings
-
-EPSILON = 1e-8  # smallest norm: an all-zero embedding has similarity 0 to everything
 
 
 class Config(Settings):
@@ -50,31 +46,18 @@ def nt_xent(*embeddings: Tensor, temperature: float) -> Tensor:
     Raises:
         DataError: if there are fewer than two views or two samples, or the shapes differ.
     """
-    _check(embeddings)
-    num_views, batch = len(embeddings), len(embeddings[0])
-    dtype = torch.promote_types(embeddings[0].dtype, torch.float32)  # half precision loses the log-sum-exp
-    local = torch.stack([functional.normalize(z.to(dtype), dim=1, eps=EPSILON) for z in embeddings])  # (V, B, D)
-    keys = gather(local.transpose(0, 1)).transpose(0, 1)  # (V, W * B, D), one exchange for all views
-    total = keys.shape[1]
-    anchors, keys = local.flatten(0, 1), keys.flatten(0, 1)
-    logits = anchors @ keys.T / temperature  # (V * B, V * W * B)
-    sample = torch.arange(batch, device=logits.device) + rank() * batch
-    own = torch.cat([view * total + sample for view in range(num_views)])
-    itself = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, own[:, None], True)
-    normalizer = torch.logsumexp(logits.masked_fill(itself, -torch.inf), dim=1)
-    positives = torch.stack([(own + shift * total) % (num_views * total) for shift in range(1, num_views)], dim=1)
-    return (normalizer[:, None] - logits.gather(1, positives)).mean()
+    views = unit_views("ntxent", embeddings)
+    keys, samples, own = gathered(views)
+    num_views, total = len(views), keys.shape[1]
+    offsets = torch.arange(num_views, device=views.device)[:, None] * total
+    anchor_ids, key_ids = (own + offsets).flatten(), (samples + offsets).flatten()  # every embedding its own id
+    normalizer = log_sum_of_others(
+        views.flatten(0, 1), keys.flatten(0, 1), anchor_ids, key_ids, temperature=temperature
+    )
+    # The mean of a sample's other views times the anchor is its mean similarity to its positives.
+    others = (views.sum(dim=0) - views) / (num_views - 1)
+    return normalizer.mean() - (views * others).sum(dim=-1).mean() / temperature
 
 
 def build(config: Config) -> NTXent:
     return NTXent(config.temperature)
-
-
-def _check(embeddings: tuple[Tensor, ...]) -> None:
-    shapes = [tuple(z.shape) for z in embeddings]
-    if len(shapes) < 2:
-        raise DataError(f"ntxent needs two or more views, got {len(shapes)}. Set num_views of the views to 2.")
-    if len(set(shapes)) > 1 or len(shapes[0]) != 2:
-        raise DataError(f"ntxent needs views of one shape (B, D), got {shapes}.")
-    if shapes[0][0] < 2:
-        raise DataError(f"ntxent needs two or more samples in a batch, got {shapes[0][0]}: there are no negatives.")

@@ -1,0 +1,117 @@
+"""The part that all InfoNCE-like losses share: log-sum-exp over the similarities to everything else, in blocks.
+
+    L_i = log sum_{k: id_k != id_i} exp( <a_i, b_k> / tau )
+
+No matrix of all similarities is kept: forward and backward work on blocks of rows, and backward computes each block
+again from the stored result, so memory grows with the number of rows and not with its square. The value and gradient
+are those of the whole matrix. Arithmetic is float32 or better also under automatic mixed precision.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from appssl.errors import DataError
+from appssl.ops.distributed import gather, rank
+
+EPSILON = 1e-8  # smallest norm: an all-zero embedding has similarity 0 to everything
+_BLOCK_ELEMENTS = 1 << 22  # similarities held at once: 16 MB of float32
+
+
+def log_sum_of_others(
+    anchors: Tensor, keys: Tensor, anchor_ids: Tensor, key_ids: Tensor, *, temperature: float
+) -> Tensor:
+    """Log of the summed exponentials of scaled similarities, over the keys with another id.
+
+    Args:
+        anchors: (N, D) float32 or float64. keys: (M, D), same type. anchor_ids: (N,) int64, key_ids: (M,) int64.
+    Returns:
+        (N,), -inf for an anchor that has no key with another id. Differentiable once, in anchors and keys.
+    """
+    result: Tensor = _LogSumOfOthers.apply(anchors, keys, anchor_ids, key_ids, 1 / temperature)
+    return result
+
+
+class _LogSumOfOthers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchors: Tensor, keys: Tensor, anchor_ids: Tensor, key_ids: Tensor, scale: float) -> Tensor:
+        result = anchors.new_empty(len(anchors))
+        for rows in _blocks(len(anchors), len(keys)):
+            result[rows] = _logits(anchors[rows], keys, anchor_ids[rows], key_ids, scale).logsumexp(dim=1)
+        ctx.save_for_backward(anchors, keys, anchor_ids, key_ids, result)
+        ctx.scale = scale
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        anchors, keys, anchor_ids, key_ids, result = ctx.saved_tensors
+        of_anchors, of_keys = torch.empty_like(anchors), torch.zeros_like(keys)
+        weight = gradients[0] * ctx.scale
+        base = result.masked_fill(result == -torch.inf, 0.0)
+        with _full_precision(anchors):
+            for rows in _blocks(len(anchors), len(keys)):
+                share = _logits(anchors[rows], keys, anchor_ids[rows], key_ids, ctx.scale)
+                share.sub_(base[rows, None]).exp_().mul_(weight[rows, None])
+                of_anchors[rows] = share @ keys
+                of_keys.addmm_(share.T, anchors[rows])
+        return of_anchors, of_keys, None, None, None
+
+
+def _blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
+    size = max(1, _BLOCK_ELEMENTS // max(num_columns, 1))
+    for start in range(0, num_rows, size):
+        yield slice(start, start + size)
+
+
+def _logits(anchors: Tensor, keys: Tensor, anchor_ids: Tensor, key_ids: Tensor, scale: float) -> Tensor:
+    with _full_precision(anchors):
+        logits = (anchors * scale) @ keys.T
+    return logits.masked_fill_(anchor_ids[:, None] == key_ids, -torch.inf)
+
+
+def _full_precision(tensor: Tensor) -> Any:
+    return torch.autocast(device_type=tensor.device.type, enabled=False)
+
+
+def unit_views(name: str, embeddings: tuple[Tensor, ...]) -> Tensor:
+    """Views as unit vectors (V, B, D) in float32 or better, after checking them.
+
+    Args:
+        name: of the objective, for messages. embeddings: two or more views, each (B, D), any scale.
+    Raises:
+        DataError: if there are fewer than two views or two samples, or the shapes differ.
+    """
+    shapes = [tuple(z.shape) for z in embeddings]
+    if len(shapes) < 2:
+        raise DataError(f"{name} needs two or more views, got {len(shapes)}. Set num_views of the views to 2.")
+    if len(set(shapes)) > 1 or len(shapes[0]) != 2:
+        raise DataError(f"{name} needs views of one shape (B, D), got {shapes}.")
+    if shapes[0][0] < 2:
+        raise DataError(f"{name} needs two or more samples in a batch, got {shapes[0][0]}: there are no negatives.")
+    dtype = torch.promote_types(embeddings[0].dtype, torch.float32)  # half precision loses the log-sum-exp
+    return torch.stack([functional.normalize(z.to(dtype), dim=1, eps=EPSILON) for z in embeddings])
+
+
+def gathered(views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys of all processes (V, W * B, D), sample number of each (W * B,), and of the samples here (B,)."""
+    keys = gather(views.transpose(0, 1)).transpose(0, 1)  # one exchange for all views
+    batch, total = views.shape[1], keys.shape[1]
+    samples = torch.arange(total, device=views.device)
+    return keys, samples, samples[rank() * batch : (rank() + 1) * batch]
+
+
+def pair_similarities(views: Tensor) -> Tensor:
+    """Cosine similarities (V, V, B) of all views of each sample, of unit vectors (V, B, D)."""
+    return torch.einsum("vbd,wbd->vwb", views, views)
+
+
+def other_views(pairs: Tensor) -> Tensor:
+    """Values (V, V, B) of pairs of views without the diagonal, (V, V - 1, B)."""
+    count = len(pairs)
+    keep = ~torch.eye(count, dtype=torch.bool, device=pairs.device)
+    return pairs[keep].reshape(count, count - 1, *pairs.shape[2:])

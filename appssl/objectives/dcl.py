@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from appssl.contracts import Loss
-from appssl.ops.contrastive import gathered, log_sum_of_others, other_views, pair_similarities, unit_views
+from appssl.ops.contrastive import log_sum_of_other_samples, other_views, pair_similarities, unit_views
 from appssl.ops.distributed import gather
 from appssl.settings import Settings
 
@@ -52,11 +52,7 @@ def dcl(*embeddings: Tensor, temperature: float, sigma: float | None = None) -> 
         DataError: if there are fewer than two views or two samples, or the shapes differ.
     """
     views = unit_views("dcl", embeddings)
-    keys, samples, own = gathered(views)
-    count, batch = views.shape[:2]
-    negatives = log_sum_of_others(
-        views.flatten(0, 1), keys.flatten(0, 1), own.repeat(count), samples.repeat(count), temperature=temperature
-    ).reshape(count, 1, batch)
+    negatives = log_sum_of_other_samples(views, temperature=temperature)[:, None]  # (V, 1, B)
     positives = other_views(pair_similarities(views))  # (V, V - 1, B)
     weights = torch.ones_like(positives) if sigma is None else _weights(positives.detach(), sigma)
     loss = (negatives - weights * positives / temperature).mean()

@@ -23,7 +23,15 @@ from torch import Tensor, nn
 
 from appssl.contracts import Loss
 from appssl.objectives.ntxent import nt_xent
-from appssl.ops.contrastive import gathered, log_sum_of_others, other_views, pair_similarities, unit_views
+from appssl.ops.contrastive import (
+    gathered,
+    log_sum_of_other_samples,
+    log_sum_of_others,
+    log_sum_without_itself,
+    other_views,
+    pair_similarities,
+    unit_views,
+)
 from appssl.settings import Settings
 
 Form = Literal["mv_infonce", "mv_dhel", "pairwise", "average", "geometric"]
@@ -65,31 +73,30 @@ def mv_infonce(*embeddings: Tensor, temperature: float, published: bool = False)
         DataError: if there are fewer than two views or two samples, or the shapes differ.
     """
     views = unit_views("mv_contrastive", embeddings)
-    keys, samples, own = gathered(views)
-    count, total = keys.shape[:2]
-    number = torch.arange(count, device=views.device)[:, None]
-    if published:  # what is left out is the own view
-        ids, key_ids = number.expand(-1, len(own)), number.expand(-1, total)
-    else:  # what is left out is the anchor itself
-        ids, key_ids = own + number * total, samples + number * total
-    sums = log_sum_of_others(
-        views.flatten(0, 1), keys.flatten(0, 1), ids.flatten(), key_ids.flatten(), temperature=temperature
-    )
-    return (sums.reshape(count, -1).logsumexp(dim=0) - _log_alignment(views, temperature)).mean()
+    sums = (_log_sum_of_other_views if published else log_sum_without_itself)(views, temperature=temperature)
+    return (sums.logsumexp(dim=0) - _log_alignment(views, temperature)).mean()
 
 
 def mv_dhel(*embeddings: Tensor, temperature: float, published: bool = False) -> Tensor:
     """Uniformity within each view, alignment over all pairs of views; scalar, can be negative. See `mv_infonce`."""
     views = unit_views("mv_contrastive", embeddings)
-    keys, samples, own = gathered(views)
-    sums = torch.stack(
-        [log_sum_of_others(v, k, own, samples, temperature=temperature) for v, k in zip(views, keys, strict=True)]
-    )
+    sums = torch.cat([log_sum_of_other_samples(view[None], temperature=temperature) for view in views])
     alignment = _log_alignment(views, temperature)
     if published:
         itself = (views * views).sum(dim=-1) / temperature
         return (torch.logaddexp(sums, itself).sum(dim=0) - alignment).mean()
     return (sums.sum(dim=0) - alignment).mean() + torch.tensor(2.0, dtype=sums.dtype, device=sums.device).log()
+
+
+def _log_sum_of_other_views(views: Tensor, *, temperature: float) -> Tensor:
+    """(V, B): over all samples, the own one too, in all other views."""
+    keys, _ = gathered(views)
+    nothing = torch.empty(views.shape[1], 0, dtype=torch.int64, device=views.device)
+    sums = []
+    for number, view in enumerate(views):
+        others = torch.cat([keys[:number], keys[number + 1 :]]).flatten(0, 1)
+        sums.append(log_sum_of_others(view, others, nothing, temperature=temperature))
+    return torch.stack(sums)
 
 
 def _log_alignment(views: Tensor, temperature: float) -> Tensor:
@@ -110,13 +117,9 @@ def average(*embeddings: Tensor, temperature: float) -> Tensor:
 
 def geometric(*embeddings: Tensor, temperature: float) -> Tensor:
     views = unit_views("mv_contrastive", embeddings)
-    keys, samples, own = gathered(views)
-    count, batch = views.shape[:2]
-    negatives = log_sum_of_others(
-        views.flatten(0, 1), keys.flatten(0, 1), own.repeat(count), samples.repeat(count), temperature=temperature
-    )
+    negatives = log_sum_of_other_samples(views, temperature=temperature)[:, None]
     positives = other_views(pair_similarities(views)) / temperature
-    return (torch.logaddexp(negatives.reshape(count, 1, batch), positives) - positives).mean()
+    return (torch.logaddexp(negatives, positives) - positives).mean()
 
 
 BASELINES = {"pairwise": pairwise, "average": average, "geometric": geometric}

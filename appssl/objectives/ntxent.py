@@ -12,12 +12,11 @@ is the mean of their gradients, because gradients of keys return to the process 
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from appssl.contracts import Loss
-from appssl.ops.contrastive import gathered, log_sum_of_others, unit_views
+from appssl.ops.contrastive import log_sum_without_itself, unit_views
 from appssl.settings import Settings
 
 
@@ -47,15 +46,9 @@ def nt_xent(*embeddings: Tensor, temperature: float) -> Tensor:
         DataError: if there are fewer than two views or two samples, or the shapes differ.
     """
     views = unit_views("ntxent", embeddings)
-    keys, samples, own = gathered(views)
-    num_views, total = len(views), keys.shape[1]
-    offsets = torch.arange(num_views, device=views.device)[:, None] * total
-    anchor_ids, key_ids = (own + offsets).flatten(), (samples + offsets).flatten()  # every embedding its own id
-    normalizer = log_sum_of_others(
-        views.flatten(0, 1), keys.flatten(0, 1), anchor_ids, key_ids, temperature=temperature
-    )
+    normalizer = log_sum_without_itself(views, temperature=temperature)
     # The mean of a sample's other views times the anchor is its mean similarity to its positives.
-    others = (views.sum(dim=0) - views) / (num_views - 1)
+    others = (views.sum(dim=0) - views) / (len(views) - 1)
     return normalizer.mean() - (views * others).sum(dim=-1).mean() / temperature
 
 

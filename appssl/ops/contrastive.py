@@ -1,6 +1,6 @@
 """The part that all InfoNCE-like losses share: log-sum-exp over the similarities to everything else, in blocks.
 
-    L_i = log sum_{k: id_k != id_i} exp( <a_i, b_k> / tau )
+    L_i = log sum_{k not in E_i} exp( <a_i, b_k> / tau )
 
 No matrix of all similarities is kept: forward and backward work on blocks of rows, and backward computes each block
 again from the stored result, so memory grows with the number of rows and not with its square. The value and gradient
@@ -22,44 +22,43 @@ EPSILON = 1e-8  # smallest norm: an all-zero embedding has similarity 0 to every
 _BLOCK_ELEMENTS = 1 << 22  # similarities held at once: 16 MB of float32
 
 
-def log_sum_of_others(
-    anchors: Tensor, keys: Tensor, anchor_ids: Tensor, key_ids: Tensor, *, temperature: float
-) -> Tensor:
-    """Log of the summed exponentials of scaled similarities, over the keys with another id.
+def log_sum_of_others(anchors: Tensor, keys: Tensor, excluded: Tensor, *, temperature: float) -> Tensor:
+    """Log of the summed exponentials of scaled similarities, over all keys but a few for each anchor.
 
     Args:
-        anchors: (N, D) float32 or float64. keys: (M, D), same type. anchor_ids: (N,) int64, key_ids: (M,) int64.
+        anchors: (N, D) float32 or float64. keys: (M, D), same type. excluded: (N, E) int64 positions in keys, E >= 0.
     Returns:
-        (N,), -inf for an anchor that has no key with another id. Differentiable once, in anchors and keys.
+        (N,), -inf for an anchor of which all keys are excluded. Differentiable once, in anchors and keys.
     """
-    result: Tensor = _LogSumOfOthers.apply(anchors, keys, anchor_ids, key_ids, 1 / temperature)
+    result: Tensor = _LogSumOfOthers.apply(anchors, keys, excluded, 1 / temperature)
     return result
 
 
 class _LogSumOfOthers(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchors: Tensor, keys: Tensor, anchor_ids: Tensor, key_ids: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, anchors: Tensor, keys: Tensor, excluded: Tensor, scale: float) -> Tensor:
         result = anchors.new_empty(len(anchors))
         for rows in _blocks(len(anchors), len(keys)):
-            result[rows] = _logits(anchors[rows], keys, anchor_ids[rows], key_ids, scale).logsumexp(dim=1)
-        ctx.save_for_backward(anchors, keys, anchor_ids, key_ids, result)
+            logits = _logits(anchors[rows], keys, excluded[rows], scale)
+            largest = logits.amax(dim=1).clamp_(min=torch.finfo(logits.dtype).min)  # of -inf alone: -inf, not NaN
+            result[rows] = logits.sub_(largest[:, None]).exp_().sum(dim=1).log_() + largest
+        ctx.save_for_backward(anchors, keys, excluded, result)
         ctx.scale = scale
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        anchors, keys, anchor_ids, key_ids, result = ctx.saved_tensors
+        anchors, keys, excluded, result = ctx.saved_tensors
         of_anchors, of_keys = torch.empty_like(anchors), torch.zeros_like(keys)
-        weight = gradients[0] * ctx.scale
-        base = result.masked_fill(result == -torch.inf, 0.0)
+        weight = (gradients[0] * ctx.scale)[:, None]
+        base = result.masked_fill(result == -torch.inf, 0.0)[:, None]
         with _full_precision(anchors):
             for rows in _blocks(len(anchors), len(keys)):
-                share = _logits(anchors[rows], keys, anchor_ids[rows], key_ids, ctx.scale)
-                share.sub_(base[rows, None]).exp_().mul_(weight[rows, None])
-                of_anchors[rows] = share @ keys
-                of_keys.addmm_(share.T, anchors[rows])
-        return of_anchors, of_keys, None, None, None
+                share = _logits(anchors[rows], keys, excluded[rows], ctx.scale).sub_(base[rows]).exp_()
+                of_anchors[rows] = (share @ keys).mul_(weight[rows])
+                of_keys.addmm_(share.T, anchors[rows] * weight[rows])
+        return of_anchors, of_keys, None, None
 
 
 def _blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
@@ -68,10 +67,10 @@ def _blocks(num_rows: int, num_columns: int) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def _logits(anchors: Tensor, keys: Tensor, anchor_ids: Tensor, key_ids: Tensor, scale: float) -> Tensor:
+def _logits(anchors: Tensor, keys: Tensor, excluded: Tensor, scale: float) -> Tensor:
     with _full_precision(anchors):
         logits = (anchors * scale) @ keys.T
-    return logits.masked_fill_(anchor_ids[:, None] == key_ids, -torch.inf)
+    return logits.scatter_(1, excluded, -torch.inf)
 
 
 def _full_precision(tensor: Tensor) -> Any:
@@ -97,12 +96,29 @@ def unit_views(name: str, embeddings: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([functional.normalize(z.to(dtype), dim=1, eps=EPSILON) for z in embeddings])
 
 
-def gathered(views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys of all processes (V, W * B, D), sample number of each (W * B,), and of the samples here (B,)."""
+def gathered(views: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys of all processes (V, W * B, D), and positions (B,) of the samples here among them."""
     keys = gather(views.transpose(0, 1)).transpose(0, 1)  # one exchange for all views
-    batch, total = views.shape[1], keys.shape[1]
-    samples = torch.arange(total, device=views.device)
-    return keys, samples, samples[rank() * batch : (rank() + 1) * batch]
+    batch = views.shape[1]
+    return keys, torch.arange(rank() * batch, (rank() + 1) * batch, device=views.device)
+
+
+def log_sum_without_itself(views: Tensor, *, temperature: float) -> Tensor:
+    """(V, B): over all views of all samples but the anchor itself; views: unit vectors (V, B, D)."""
+    keys, own = gathered(views)
+    count, total = keys.shape[:2]
+    itself = (own + torch.arange(count, device=views.device)[:, None] * total).reshape(-1, 1)
+    sums = log_sum_of_others(views.flatten(0, 1), keys.flatten(0, 1), itself, temperature=temperature)
+    return sums.reshape(count, -1)
+
+
+def log_sum_of_other_samples(views: Tensor, *, temperature: float) -> Tensor:
+    """(V, B): over all views of all other samples; views: unit vectors (V, B, D)."""
+    keys, own = gathered(views)
+    count, total = keys.shape[:2]
+    sample = own[:, None] + torch.arange(count, device=views.device) * total  # (B, V)
+    sums = log_sum_of_others(views.flatten(0, 1), keys.flatten(0, 1), sample.repeat(count, 1), temperature=temperature)
+    return sums.reshape(count, -1)
 
 
 def pair_similarities(views: Tensor) -> Tensor:

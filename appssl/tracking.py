@@ -111,7 +111,10 @@ def upload(results: Path, uri: str, project: Path, *, final: bool = False) -> Up
         with _one_at_a_time(results):
             waiting = _waiting(results, uri, final=final)  # before a SQLite file that was deleted is made again
             _connect(uri)
-            _send_all(_Store(uri, project), waiting, report, final=final)
+            store = _Store(uri, project)
+            _send_all(store, waiting, report, final=final)
+            if final and report.problem is None:
+                store.finish_parents(results)
     except Exception as error:
         report.problem = report.problem or _said(error)
     if report.problem is not None:
@@ -228,11 +231,11 @@ class _Store:
                 waiting += self._points(event)
                 if len(waiting) < _METRICS_PER_BATCH:
                     continue
-            sent += self._send_points(run_id, waiting)
+            sent += self._send_points(run_id, waiting, start)
             waiting = []
             self._apply(event, run_id, path, start)
             write_json(cursor_path(path), {**cursor, "offset": end})
-        sent += self._send_points(run_id, waiting)
+        sent += self._send_points(run_id, waiting, start)
         write_json(cursor_path(path), {**cursor, "offset": end})
         return sent
 
@@ -266,9 +269,12 @@ class _Store:
 
         return [Metric(allowed_name(k), float(v), event["time_ms"], event["step"]) for k, v in event["values"].items()]
 
-    def _send_points(self, run_id: str, points: list[Any]) -> int:
-        for first in range(0, len(points), _METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=points[first : first + _METRICS_PER_BATCH])
+    def _send_points(self, run_id: str, points: list[Any], start: Mapping[str, Any]) -> int:
+        """What was evaluated is sent to the parent too, where runs are compared."""
+        parent = self._parent_of(run_id) if points and start["stage"] == "evaluate" else None
+        for target in filter(None, (run_id, parent)):
+            for first in range(0, len(points), _METRICS_PER_BATCH):
+                self._client.log_batch(target, metrics=points[first : first + _METRICS_PER_BATCH])
         return len(points)
 
     def _apply(self, event: dict[str, Any], run_id: str, path: Path, start: dict[str, Any]) -> None:
@@ -304,11 +310,29 @@ class _Store:
             self._register(run_id, folder, start)
 
     def _set_parent(self, run_id: str, status: str, time_ms: int | None) -> None:
-        parent = self._client.get_run(run_id).data.tags.get("mlflow.parentRunId")
+        parent = self._parent_of(run_id)
         if parent and status == "RUNNING":
             self._client.update_run(parent, status=status)
         elif parent:
             self._client.set_terminated(parent, status, time_ms)
+
+    def _parent_of(self, run_id: str) -> str | None:
+        found: str | None = self._client.get_run(run_id).data.tags.get("mlflow.parentRunId")
+        return found
+
+    def finish_parents(self, results: Path) -> None:
+        """Ends the parents of runs of which only a part was wanted, such as one that another is compared with."""
+        runs: dict[Path, list[Path]] = {}
+        for path in journals(results):
+            if path.name == JOURNAL:
+                runs.setdefault(path.parent.parent, []).append(path)
+        for folder, own in runs.items():
+            ends = [list(read_events(path))[-1] for path in own]
+            if (folder / "report").exists() or any(end.get("status") != "FINISHED" for end in ends):
+                continue
+            parent = self._parent_of(read_cursor(own[0])["run_id"])
+            if parent and self._client.get_run(parent).info.status == "RUNNING":
+                self._client.set_terminated(parent, "FINISHED", max(end["time_ms"] for end in ends))
 
     def _register(self, run_id: str, folder: Path, start: dict[str, Any]) -> None:
         """The fine-tuned model as code that loads the stage's files; nothing is pickled."""

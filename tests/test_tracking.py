@@ -122,6 +122,32 @@ def test_stages_of_a_run_share_one_parent(tmp_path, store):
     assert len({run.data.tags["mlflow.parentRunId"] for run in runs}) == 1
 
 
+def test_a_run_of_which_only_a_part_was_wanted_ends_with_the_workflow(tmp_path, store):
+    results = tmp_path / "results"
+    for name in ("finetune", "evaluate"):
+        found = journal(stage(results, name), stage=name)
+        found.metrics(1, {"eval/macro_f1": 0.5})
+        found.finish("FINISHED", artifact_digest="d")
+    upload(results, store, tmp_path)  # as while the workflow runs: another stage may follow
+    parent = client(store).get_run(read_cursor(stage(results, "finetune"))["run_id"]).data.tags["mlflow.parentRunId"]
+    assert client(store).get_run(parent).info.status == "RUNNING"
+    journal(results / "wearable/other/s0/report", stage="report", recipe="other").finish(
+        "FINISHED", artifact_digest="e"
+    )
+    upload(results, store, tmp_path, final=True)
+    assert client(store).get_run(parent).info.status == "FINISHED"
+
+
+def test_what_was_evaluated_is_on_the_parent_too(tmp_path, store):
+    found = journal(stage(tmp_path / "results", "evaluate"), stage="evaluate")
+    found.metrics(1, {"eval/macro_f1": 0.25})
+    found.finish("FINISHED", artifact_digest="d")
+    upload(tmp_path / "results", store, tmp_path)
+    own = read_cursor(stage(tmp_path / "results", "evaluate"))["run_id"]
+    parent = client(store).get_run(own).data.tags["mlflow.parentRunId"]
+    assert client(store).get_run(parent).data.metrics == {"eval/macro_f1": 0.25}
+
+
 def test_sending_twice_or_with_a_lost_cursor_doubles_nothing(tmp_path, store):
     folder = stage(tmp_path / "results")
     written = journal(folder)

@@ -21,7 +21,8 @@ from appssl.artifact import write_bytes, write_json
 from appssl.errors import AppsslError, LeftOutError, SettingsError
 from appssl.progress import Progress
 from appssl.settings import nearest
-from appssl.tracking import Uploader, store_uri
+from appssl.tracking import store_uri
+from appssl.upload import Uploader
 
 
 def run(

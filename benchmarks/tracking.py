@@ -30,7 +30,7 @@ def journal_ms(folder: Path, lines: int) -> float:
     import torch
 
     from appssl.engine.meter import Clock, Meter
-    from appssl.tracking import Journal
+    from appssl.ops.journal import Journal
 
     folder.mkdir(parents=True)
     journal = Journal(folder)
@@ -83,7 +83,7 @@ def bare_rate(uri: str, points: int) -> float:
 def main() -> None:
     from mlflow import MlflowClient
 
-    from appssl.tracking import upload
+    from appssl.upload import upload
 
     points = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
     with tempfile.TemporaryDirectory() as name:

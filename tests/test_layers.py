@@ -16,6 +16,7 @@ LAYERS = [
         "recipe",
         "plan",
         "tracking",
+        "upload",
         "bundle",
         "outcome",
         "progress",

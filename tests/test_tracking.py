@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from appssl.tracking import JOURNAL, Journal, Uploader, allowed_name, masked, read_cursor, store_uri, upload
+from appssl.ops.journal import JOURNAL, Journal, read_cursor
+from appssl.tracking import allowed_name, masked, store_uri
+from appssl.upload import Uploader, upload
 from appssl.version import __version__
 from tests.commands import environment
 
@@ -78,7 +80,7 @@ def test_a_pass_with_nothing_new_does_not_import_mlflow(tmp_path, store):
     journal(stage(tmp_path / "results")).metrics(1, {"a": 1.0})
     upload(tmp_path / "results", store, tmp_path, final=True)
     script = (
-        "import sys; from pathlib import Path; from appssl.tracking import upload\n"
+        "import sys; from pathlib import Path; from appssl.upload import upload\n"
         f"folder = Path({str(tmp_path)!r})\n"
         f"upload(folder / 'results', {store!r}, folder, final=True)\n"
         "sys.exit('mlflow' in sys.modules)\n"
@@ -248,7 +250,7 @@ def test_another_store_and_a_deleted_one_get_everything_again(tmp_path, store, e
     assert upload(tmp_path / "results", other, tmp_path).points == 0
     (tmp_path / "other.db").unlink()
     script = (  # another process, as after a deletion by hand: this one still has the file open
-        "from pathlib import Path; from appssl.tracking import upload\n"
+        "from pathlib import Path; from appssl.upload import upload\n"
         f"folder = Path({str(tmp_path)!r})\n"
         f"assert upload(folder / 'results', {other!r}, folder).points == 1\n"
     )
@@ -330,7 +332,7 @@ def test_two_processes_that_create_one_store_together_both_arrive(tmp_path):
     for number in range(2):
         journal(stage(tmp_path / f"results{number}")).metrics(1, {"train/loss": float(number)})
         scripts.append(
-            "from pathlib import Path; from appssl.tracking import upload\n"
+            "from pathlib import Path; from appssl.upload import upload\n"
             f"folder = Path({str(tmp_path)!r})\n"
             f"print(upload(folder / 'results{number}', {store!r}, folder).problem)\n"
         )
@@ -452,7 +454,7 @@ def test_an_unreachable_store_is_a_problem_in_the_report_and_no_exception(tmp_pa
 def test_the_uploader_beside_a_workflow_warns_once_and_ends(tmp_path):
     journal(stage(tmp_path / "results")).metrics(1, {"a": 1.0})
     script = (
-        "import sys, time; from pathlib import Path; from appssl.tracking import Uploader\n"
+        "import sys, time; from pathlib import Path; from appssl.upload import Uploader\n"
         f"folder = Path({str(tmp_path)!r})\n"
         f"with Uploader(folder / 'results', 'http://127.0.0.1:{free_port()}', folder):\n"
         "    time.sleep(8)\n"

@@ -19,7 +19,8 @@ def command(
     from pathlib import Path
 
     from appssl.runner import environment
-    from appssl.tracking import masked, store_uri, upload
+    from appssl.tracking import masked, store_uri
+    from appssl.upload import upload
 
     uri = store_uri(Path.cwd())
     report = upload(out, uri, Path.cwd())

@@ -14,11 +14,11 @@ from appssl.contracts import Metric, PreparedData, Ranked, Scored
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
 from appssl.ops.bootstrap import bootstrap_means
+from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import load_encoder, load_model, open_data
 from appssl.stages.rows import class_numbers, evaluation_table
-from appssl.tracking import Journal
 
 _MAX_TRAIN_FEATURES = 20_000  # rows of the training part that neighbors are searched in
 _MAX_MAP_POINTS = 2_000

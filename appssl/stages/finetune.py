@@ -13,11 +13,11 @@ from appssl.contracts import Context, Examples, PreparedData, Views
 from appssl.engine.fit import fit
 from appssl.engine.loading import LabelledExamples
 from appssl.errors import DataError
+from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import describe, load_encoder, open_data, save_model
 from appssl.stages.rows import class_numbers, take_fraction
-from appssl.tracking import Journal
 
 
 def finetune(

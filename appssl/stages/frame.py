@@ -16,8 +16,8 @@ from typing import Any
 
 from appssl.artifact import Artifact, ArtifactWriter, write_json
 from appssl.errors import AppsslError, ArtifactError
+from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
-from appssl.tracking import Journal
 
 KINDS = {
     "prepare": "data",

@@ -7,9 +7,9 @@ from appssl import registry
 from appssl.artifact import Artifact, ArtifactWriter
 from appssl.contracts import Account, Quarantined
 from appssl.errors import DataError
+from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
 from appssl.stages.frame import Inputs, failure_noted, locked, run_stage
-from appssl.tracking import Journal
 
 
 def prepare_shard(config: StageConfig, shard: int, out: Path) -> Artifact:

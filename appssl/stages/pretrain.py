@@ -11,11 +11,11 @@ from appssl.contracts import Context
 from appssl.engine.fit import fit
 from appssl.engine.loading import ViewExamples
 from appssl.errors import DataError
+from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import describe, open_data, save_state
 from appssl.stages.rows import training_rows
-from appssl.tracking import Journal
 
 
 def pretrain(

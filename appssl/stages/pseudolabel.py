@@ -13,11 +13,11 @@ from appssl.contracts import LABEL_COLUMNS, LABEL_KINDS
 from appssl.engine.loading import embed
 from appssl.errors import AppsslError
 from appssl.evaluators.classification import binary_auroc
+from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import load_encoder, open_data
 from appssl.stages.rows import take_fraction, training_rows
-from appssl.tracking import Journal
 
 
 def pseudolabel(

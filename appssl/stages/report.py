@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from appssl.artifact import Artifact, ArtifactWriter
+from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
 from appssl.reports.page import write_page
 from appssl.stages.frame import Inputs, run_stage
-from appssl.tracking import Journal
 
 
 def report(config: StageConfig, data_dir: Path, stage_dirs: Mapping[str, Path], out: Path) -> Artifact:

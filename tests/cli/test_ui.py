@@ -14,7 +14,7 @@ import pytest
 
 from appssl.cli.ui import free_port
 from appssl.errors import AppsslError
-from appssl.tracking import read_cursor
+from appssl.ops.journal import read_cursor
 from tests.commands import appssl, environment
 from tests.test_tracking import journal, stage
 

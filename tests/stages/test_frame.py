@@ -7,10 +7,10 @@ import pytest
 
 from appssl.artifact import Artifact
 from appssl.errors import AppsslError, ArtifactError, DataError
+from appssl.ops.journal import read_events
 from appssl.plan import StageConfig
 from appssl.recipe import Evaluate
 from appssl.stages.frame import failure_noted, locked, read_run, run_stage, surroundings
-from appssl.tracking import read_events
 from tests.commands import REPOSITORY, environment
 
 

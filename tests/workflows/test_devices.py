@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from appssl.artifact import Artifact
-from appssl.tracking import read_events
+from appssl.ops.journal import read_events
 from tests.commands import environment
 from tests.workflows.test_run import RUN
 

@@ -59,11 +59,20 @@ class Step:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands after an update. `step` counts optimizer steps from 1 to `num_steps`."""
+    """Where training stands after an update. `step` counts optimizer steps from 1 to `num_steps`; epochs from 0."""
 
     step: int
     num_steps: int
-    epoch: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this step was of."""
+        return (self.step - 1) // self.steps_per_epoch
+
+    @property
+    def next_epoch(self) -> int:
+        return self.step // self.steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,8 @@ class Meta:
         classes: class names in the order of class numbers; empty without labels.
         group: what `group` means here: patient, subject, user, query ...
         facts: domain facts with units in their names (`spacing_um`, `sampling_hz`, `channels`, `devices`,
-            `vocab_sizes` ...), JSON types only. What a view or backbone needs to know.
+            `vocab_sizes` ...), JSON types only. What a view or backbone needs to know. `bag`: the column of `samples`
+            that names bags, where labels are those of bags.
     """
 
     source: str
@@ -236,6 +246,10 @@ class Examples(Protocol):
         ...
 
 
+class Sampler(Protocol):
+    """Built by `samplers/<name>.py: build(config, data, views) -> Examples`: what a batch is made of."""
+
+
 class Backbone(Protocol):
     """Built by `backbones/<name>.py: build(config, input_shape, meta)`; an nn.Module (B, *input_shape) -> (B, F)."""
 
@@ -264,7 +278,8 @@ class Learner(Protocol):
     """Built by `learners/<name>.py: build(config, context)`; an nn.Module that owns all networks and the objective.
 
     A finetuner (`finetuners/<name>.py`) is a learner too: it reads `input` and `target`, exports the classifier, and
-    may offer `examples(config, data, seed) -> Examples` in its file when it is not trained on labelled samples.
+    may offer `examples(config, data, views, seed) -> Examples` in its file when it is not trained on labelled samples.
+    The classifier also offers `bag_probabilities(features (L, F)) -> (K,)`, for data with bags.
     """
 
     def forward(self, batch: Batch) -> Step: ...
@@ -332,6 +347,17 @@ class Scored:
     train_features: np.ndarray | None = None
     train_target: np.ndarray | None = None
     columns: pl.DataFrame | None = None
+    bags: BagScores | None = None
+
+
+@dataclass(frozen=True)
+class BagScores:
+    """Scores of the bags under test: names and groups (G,) str, target (G,) int64, probabilities (G, K) float64."""
+
+    names: np.ndarray
+    groups: np.ndarray
+    target: np.ndarray
+    probabilities: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,29 @@ from pathlib import Path
 from typing import Any
 
 # The metric that stands for a run in tables, by evaluator.
-MAIN_METRICS = {"classification": "macro_f1", "ranking": "recall@20", "knn": "knn_macro_f1"}
+MAIN_METRICS = {"classification": "macro_f1", "mil": "bag_auroc", "ranking": "recall@20", "knn": "knn_macro_f1"}
+
+
+def needed(plan: Mapping[str, Any]) -> set[str]:
+    """Folders, relative to the results, of the runs that were asked for, and of the stages they stand on."""
+    waiting = [f"{domain}/{recipe}/s{seed}/report" for domain, recipe, seed in plan["targets"]]
+    found: set[str] = set()
+    while waiting:
+        folder = waiting.pop()
+        if folder not in found:
+            found.add(folder)
+            if not folder.startswith("data/"):
+                domain, recipe, seed, stage = folder.split("/")
+                waiting += plan["runs"][domain][recipe][seed]["stages"][stage]["inputs"].values()
+    return found
 
 
 def folders(plan: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """Name and folder of every stage of the plan, data first."""
-    root = Path(plan["results"])
+    """Name and folder of every stage that is needed, data first."""
+    root, wanted = Path(plan["results"]), needed(plan)
     for key, data in plan["data"].items():
+        if f"data/{key}" not in wanted:
+            continue
         for shard in range(data["settings"]["shards"]):
             yield f"data/{key} shard {shard}", root / "data" / key / "shards" / str(shard)
         yield f"data/{key}", root / "data" / key
@@ -20,6 +36,8 @@ def folders(plan: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
         for recipe, seeds in recipes.items():
             for seed, run in seeds.items():
                 for stage in run["stages"]:
+                    if f"{domain}/{recipe}/{seed}/{stage}" not in wanted:
+                        continue
                     yield f"{domain}/{recipe} {seed} {stage}", root / domain / recipe / seed / stage
 
 

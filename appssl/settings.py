@@ -112,7 +112,8 @@ def _problems(
         else:
             reason = item["msg"].removeprefix("Value error, ")
             value = "" if isinstance(item["input"], dict) else f" (got {shown(item['input'])})"
-            yield Problem(file, field, f"is not valid: {reason}{value}.{_nearest_literal(item)} {_help(owner)}")
+            hint = _nearest_literal(item) or _quotes(item)
+            yield Problem(file, field, f"is not valid: {reason}{value}.{hint} {_help(owner)}")
 
 
 def _is_below(inner: tuple[Any, ...], outer: tuple[Any, ...]) -> bool:
@@ -132,6 +133,14 @@ def _nearest_literal(item: Any) -> str:
         return ""
     close = nearest(item["input"], re.findall(r"'([^']+)'", item["ctx"]["expected"]))
     return close if close.startswith(" Did") else ""
+
+
+def _quotes(item: Any) -> str:
+    """A hint for text that YAML took for something else."""
+    if item["type"] != "string_type" or not isinstance(item["input"], bool | int | float):
+        return ""
+    read = "no, yes, on and off as true or false" if isinstance(item["input"], bool) else "digits as a number"
+    return f" YAML reads {read}: put the text in quotes."
 
 
 def _unknown_key(model: type[Settings], location: list[str], owner: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from appssl.errors import SettingsError
+from appssl.outcome import needed
 
 
 def load_plan(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,15 +42,5 @@ def manifest_inputs(plan: Mapping[str, Any], stage: Mapping[str, Any]) -> list[s
 
 
 def targets(plan: Mapping[str, Any]) -> list[str]:
-    """All results of the runs that were asked for, and those they stand on: one that was deleted is made again."""
-    waiting = [f"{domain}/{recipe}/s{seed}/report" for domain, recipe, seed in plan["targets"]]
-    found: dict[str, None] = {}
-    while waiting:
-        folder = waiting.pop()
-        if folder in found:
-            continue
-        found[folder] = None
-        if not folder.startswith("data/"):
-            domain, recipe, seed, stage = folder.split("/")
-            waiting += plan["runs"][domain][recipe][seed]["stages"][stage]["inputs"].values()
-    return [f"{plan['results']}/{folder}/manifest.json" for folder in sorted(found)]
+    """Manifests of everything that is needed: a result that was deleted is made again."""
+    return [f"{plan['results']}/{folder}/manifest.json" for folder in sorted(needed(plan))]

@@ -50,7 +50,7 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("line", shown_commands())
+@pytest.mark.parametrize("line", list(shown_commands()))
 def test_a_shown_command_exists_with_its_options(line):
     words = shlex.split(line.replace("[", "").replace("]", ""))[1:]
     command = COMMANDS

@@ -33,6 +33,15 @@ def test_a_number_in_quotes_is_not_a_number():
     assert "steps is not valid" in problems({"steps": "3"})
 
 
+def test_text_that_yaml_takes_for_something_else_is_to_be_quoted():
+    class Named(Settings):
+        label: str
+
+    for value, message in ((False, "reads no, yes, on and off as true or false"), (7, "reads digits as a number")):
+        with pytest.raises(SettingsError, match=f"{message}: put the text in quotes"):
+            validate(Named, {"label": value}, file="my.yaml", owner="recipe")
+
+
 def test_true_is_not_a_number():
     assert "steps is not valid" in problems({"steps": True})
 

@@ -3,6 +3,7 @@
 import pytest
 
 from appssl.errors import SettingsError
+from appssl.outcome import folders
 from appssl.plan import make_plan
 from appssl.workflow import load_plan, targets
 
@@ -31,6 +32,8 @@ def test_targets_are_all_results_a_run_stands_on_and_no_others(tmp_path):
     found = {path.removeprefix(plan["results"] + "/").removesuffix("/manifest.json") for path in targets(plan)}
     own = {f"wearable/second/s3/{stage}" for stage in ("finetune", "evaluate", "report")}
     assert found == {f"data/{next(iter(plan['data']))}", "wearable/first/s3/pretrain", *own}
+    listed = {folder.relative_to(tmp_path).as_posix() for _, folder in folders(plan)}
+    assert {folder for folder in listed if "/shards/" not in folder} == found
 
 
 def test_nothing_to_run_is_told():

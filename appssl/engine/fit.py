@@ -162,7 +162,7 @@ def fit(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if hasattr(learner, "after_update"):
-                learner.after_update(Progress(step + 1, num_steps, order.epoch(step)))
+                learner.after_update(Progress(step + 1, num_steps, order.steps_per_epoch))
             meter.add(step, mean_loss, metrics)
 
             # The one place where the host waits for the device. Checkpoints are written here only, so that an interval

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from appssl.contracts import Batch, Context, PreparedData, Step
+from appssl.contracts import Batch, Context, PreparedData, Step, Views
 from appssl.ops.interactions import padded_histories
 from appssl.settings import Settings
 
@@ -69,7 +69,7 @@ class Interactions:
         }
 
 
-def examples(config: Config, data: PreparedData, seed: int) -> Interactions:
+def examples(config: Config, data: PreparedData, views: Views, seed: int) -> Interactions:
     return Interactions(config, data)
 
 

@@ -19,6 +19,11 @@ class Classifier(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         return self.head(self.backbone(inputs))
 
+    def bag_probabilities(self, features: Tensor) -> Tensor:
+        """Probabilities (K,) of a bag: the mean of those of its rows, from their features (L, F)."""
+        found: Tensor = self.head(features).softmax(1).mean(0)
+        return found
+
 
 def class_weights(facts: Mapping[str, Any], how: Literal["none", "balanced"], num_classes: int) -> Tensor:
     """Weights (K,) of classes, mean 1 over samples: all 1, or inverse to the class's count; 0 for an absent class."""

@@ -114,8 +114,21 @@ class Index:
 
 
 class WebNoisy:
+    domain = "webnoisy"
+    extra_columns: tuple[str, ...] = ()  # of samples, in sources that build on this one
+
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    def used(self, units: pl.DataFrame) -> pl.DataFrame:
+        """What is used of the checked images; another source may leave out more, and change labels."""
+        return units
+
+    def classes(self, named: Sequence[str]) -> tuple[str, ...]:
+        return tuple(named)
+
+    def facts(self) -> dict[str, Any]:
+        return {}
 
     def inputs(self, root: Path) -> list[Path]:
         """The tables. Folders and tar files are listed when they are prepared."""
@@ -261,7 +274,7 @@ class WebNoisy:
         """
         opened, about = _checked_shards(shards)
         units = pl.concat(opened).sort("unit").with_columns(copy_of=pl.lit(None, pl.String))
-        units = units if self.config.keep_duplicates else leave_out_duplicates(units)
+        units = self.used(units if self.config.keep_duplicates else leave_out_duplicates(units))
         kept = units.filter(pl.col("outcome") == "kept")
         if not (kept["split"] == "train").any():
             reasons = units.filter(pl.col("outcome") != "kept").group_by("reason").len().sort("reason").rows()
@@ -271,7 +284,7 @@ class WebNoisy:
         mean, std = self._write_images(kept, pool, out)
         samples = kept.with_row_index("index").cast({"index": pl.Int64}).select(
             "index", "id", "group", "split", "label", "true_label", "true_kind", "origin", "where",
-            "width", "height", "mode", "sha256",
+            "width", "height", "mode", "sha256", *self.extra_columns,
         )  # fmt: skip
         out.table("samples.parquet", samples)
         facts = {
@@ -280,9 +293,11 @@ class WebNoisy:
             "rgb_mean": mean,
             "rgb_std": std,
             "has_truth": bool(samples.filter(split="train")["true_label"].count()),
+            **self.facts(),
         }
         group = self.config.columns.group or "image"
-        meta = Meta("webnoisy", "webnoisy", "classification", tuple(about["classes"]), group, facts)
+        classes = self.classes(about["classes"])
+        meta = Meta(self.config.name, self.domain, "classification", classes, group, facts)
         out.json("meta.json", asdict(meta))
         sheets = figures(units, lambda row: pool[row["source"]][row["position"]])
         for item in sheets:

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file, write_json
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
+from appssl.ops.bag_assembly import CLASSES, Regions, in_regions
 from appssl.ops.paths import inside
 from appssl.ops.slide_figures import sheet
 from appssl.ops.slide_pixels import LazyTiles, PackedTiles, color_statistics, pack
@@ -73,7 +74,8 @@ class Config(Settings):
     group_by: Literal["patient", "slide"] = Field("patient", description="what must not cross the split")
     split: GroupSplit = Field(GroupSplit(test=0.25), description="division where the table has no split")
     points: Points | None = Field(None, description="labelled points, each becomes a tile of kind `point`")
-    slide_labels: bool = Field(False, description="grid tiles get the label of their slide")
+    slide_labels: bool = Field(False, description="grid tiles get the label of their slide; slides are bags of tiles")
+    regions: Regions | None = Field(None, description="instead of slides: squares of a slide are bags of point tiles")
     check_tiles: bool = Field(True, description="read every kept tile once, to find unreadable ones before training")
     pixels: Literal["slides", "packed"] = Field(
         "slides", description="read tiles from the slides in training, or store them: larger, faster, self-contained"
@@ -89,6 +91,8 @@ class Config(Settings):
             raise ValueError("give either table or folder")
         if self.overlap_px >= self.tile_px:
             raise ValueError("overlap_px must be below tile_px")
+        if self.regions is not None and (self.points is None or self.slide_labels):
+            raise ValueError("regions needs points, whose labels say which region is positive, and no slide_labels")
         return self
 
 
@@ -238,6 +242,8 @@ class WSI:
         samples = tiles.with_columns(true_label=pl.lit(None, pl.String)).select(
             "index", "id", "group", "split", "label", "true_label", "slide_id", "kind", "x", "y", "tissue_fraction"
         )
+        if self.config.regions is not None:
+            samples = in_regions(samples, slides, self.config.regions)
         out.table("samples.parquet", samples)
         out.table("slides.parquet", slides.drop("shard", "overlay", "unit"))
         pixels = self._pixels(root, tiles, slides, shards, out)
@@ -265,6 +271,8 @@ class WSI:
         c = self.config
         groups = dict(samples.group_by("split").agg(pl.col("group").n_unique()).sort("split").iter_rows())
         facts: dict[str, Any] = {"size_px": c.tile_px, "spacing_um": c.spacing_um, "channels": 3, "num_groups": groups}
+        if c.slide_labels or c.regions is not None:
+            facts["bag"] = "slide_id" if c.slide_labels else "region"
         train = samples.filter(pl.col("split") == "train")["index"]
         chosen = train.to_numpy()[evenly(len(train), _STATISTICS_TILES)]
         facts |= dict(zip(("rgb_mean", "rgb_std"), color_statistics(pixels, chosen), strict=True))
@@ -276,7 +284,7 @@ class WSI:
             )
         return {
             "source": "wsi", "domain": "wsi", "task": "classification", "group": c.group_by, "facts": facts,
-            "classes": samples["label"].drop_nulls().unique().sort().to_list(),
+            "classes": list(CLASSES) if c.regions else samples["label"].drop_nulls().unique().sort().to_list(),
         }  # fmt: skip
 
     def open(self, artifact: Artifact) -> "WSIData":

@@ -1,6 +1,7 @@
 """Stage evaluate: metrics on the test part with intervals, predictions of every sample, paired comparisons."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 
 from appssl import registry
 from appssl.artifact import Artifact, ArtifactWriter
-from appssl.contracts import Metric, PreparedData, Ranked, Scored
+from appssl.contracts import BagScores, Metric, PreparedData, Ranked, Scored, Views
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
+from appssl.ops.bags import index_bags
 from appssl.ops.bootstrap import bootstrap_means
 from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
@@ -39,7 +41,7 @@ def evaluate(
     Args:
         compare: recipe name -> its evaluation artifact, compared sample by sample.
         out: gets `metrics.json` {evaluator: {metric: {value, low, high, num_groups}}}, `predictions.parquet`,
-            `comparison.json` and, for classification, `map.parquet`.
+            `comparison.json` and, for classification, `map.parquet`; `bags.parquet` for models of bags.
     """
 
     def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
@@ -85,12 +87,14 @@ def _classification(
         metrics[evaluator.name] = built.evaluate(scored, num_bootstrap=settings.num_bootstrap, seed=config.seed)
     if scored.probabilities is not None:
         writer.table("predictions.parquet", _predictions(scored))
+    if scored.bags is not None:
+        writer.table("bags.parquet", _bag_predictions(scored.bags, scored.classes))
     if scored.features is not None:
         writer.table("map.parquet", _map(scored))
     comparison = [
         {"against": name, "metric": key, **vars(metric)}
         for name, other in others.items()
-        for key, metric in _paired(scored, other, settings.num_bootstrap, config.seed).items()
+        for key, metric in _paired(config, scored, other).items()
     ]
     return metrics, comparison
 
@@ -128,21 +132,48 @@ def _score(data: PreparedData, inputs: Inputs, threads: int, accelerator: str) -
         train_features=train_features,
         train_target=train_target,
         columns=table,
+        bags=_score_bags(model, data, views, threads, accelerator) if "bag" in data.meta.facts and model else None,
     )
+
+
+def _score_bags(model: Any, data: PreparedData, views: Views, threads: int, accelerator: str) -> BagScores:
+    """Probabilities of every labelled bag of the test part, from all of its tiles."""
+    bags = index_bags(data.samples.filter(pl.col("split") == "test"), data.meta.facts, data.meta.classes)
+    features = embed(model.backbone, data, bags.rows, views, threads=threads, accelerator=accelerator)
+    model = model.cpu()
+    with torch.inference_mode():
+        found = [
+            model.bag_probabilities(torch.from_numpy(features[first:last])).double().numpy()
+            for first, last in zip(bags.offsets[:-1], bags.offsets[1:], strict=True)
+        ]
+    return BagScores(bags.names, bags.groups, bags.targets, np.stack(found))
 
 
 def _predictions(scored: Scored) -> pl.DataFrame:
     assert scored.probabilities is not None
-    names = np.array(scored.classes)
-    chosen = scored.probabilities.argmax(axis=1)
+    return _judged({"id": scored.ids}, scored.groups, scored.target, scored.probabilities, scored.classes)
+
+
+def _bag_predictions(bags: BagScores, classes: tuple[str, ...]) -> pl.DataFrame:
+    return _judged({"bag": bags.names}, bags.groups, bags.target, bags.probabilities, classes)
+
+
+def _judged(
+    names: dict[str, np.ndarray],
+    groups: np.ndarray,
+    target: np.ndarray,
+    probabilities: np.ndarray,
+    classes: tuple[str, ...],
+) -> pl.DataFrame:
+    known = np.array(classes)
     return pl.DataFrame(
         {
-            "id": scored.ids.astype(str),
-            "group": scored.groups.astype(str),
-            "target": names[scored.target],
-            "prediction": names[chosen],
-            "confidence": scored.probabilities.max(axis=1),
-            "probabilities": pl.Series(scored.probabilities, dtype=pl.Array(pl.Float64, len(names))),
+            **{column: values.astype(str) for column, values in names.items()},
+            "group": groups.astype(str),
+            "target": known[target],
+            "prediction": known[probabilities.argmax(axis=1)],
+            "confidence": probabilities.max(axis=1),
+            "probabilities": pl.Series(probabilities, dtype=pl.Array(pl.Float64, len(classes))),
         }
     )
 
@@ -163,24 +194,30 @@ def _map(scored: Scored) -> pl.DataFrame:
     return pl.DataFrame({"id": scored.ids[::step].astype(str), "x": points[:, 0], "y": points[:, 1], "label": labels})
 
 
-def _paired(scored: Scored, other: Artifact, num_bootstrap: int, seed: int) -> dict[str, Metric]:
-    from appssl.evaluators.classification import paired
-
+def _paired(config: StageConfig, scored: Scored, other: Artifact) -> dict[str, Metric]:
+    """Differences (ours - theirs) of every evaluator that compares, on the same samples."""
     if scored.probabilities is None or not other.has("predictions.parquet"):
         raise ArtifactError(f"{other.folder}: a comparison needs a fine-tuned model on both sides.")
-    table = other.table("predictions.parquet")
-    known = pl.DataFrame({"id": scored.ids.astype(str), "row": np.arange(len(scored.ids))})
-    joined = known.join(table, on="id", how="left", maintain_order="left")
+    theirs = replace(scored, probabilities=_stored(other, "predictions.parquet", "id", scored.ids), bags=None)
+    if scored.bags is not None and other.has("bags.parquet"):
+        found = _stored(other, "bags.parquet", "bag", scored.bags.names)
+        theirs = replace(theirs, bags=replace(scored.bags, probabilities=found))
+    differences: dict[str, Metric] = {}
+    for evaluator in config.settings.evaluators:
+        module = registry.load("evaluators", evaluator.name)
+        if hasattr(module, "paired"):
+            differences |= module.paired(scored, theirs, num_bootstrap=config.settings.num_bootstrap, seed=config.seed)
+    return differences
+
+
+def _stored(other: Artifact, file: str, column: str, names: np.ndarray) -> np.ndarray:
+    """Probabilities of another evaluation in the order of these samples or bags."""
+    table = other.table(file)
+    known = pl.DataFrame({column: names.astype(str)})
+    joined = known.join(table, on=column, how="left", maintain_order="left")
     if len(table) != len(known) or joined["prediction"].null_count():
         raise DataError(f"{other.folder}: was measured on other samples; compare recipes over the same data and split.")
-    theirs = Scored(
-        ids=scored.ids,
-        groups=scored.groups,
-        target=scored.target,
-        classes=scored.classes,
-        probabilities=joined["probabilities"].to_numpy(),
-    )
-    return paired(scored, theirs, num_bootstrap=num_bootstrap, seed=seed)
+    return joined["probabilities"].to_numpy()
 
 
 def _ranking(

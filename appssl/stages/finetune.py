@@ -47,7 +47,7 @@ def finetune(
         backbone, views, about = _backbone(settings, inputs, data)
         module = registry.load("finetuners", settings.finetuner.name)
         if hasattr(module, "examples"):
-            examples: Examples = module.examples(settings.finetuner, data, config.seed)
+            examples: Examples = module.examples(settings.finetuner, data, views, config.seed)
         else:
             examples = _labelled(config, data, views, inputs.get("labels"))
         context = Context(

@@ -11,7 +11,9 @@ from appssl.contracts import Context, Meta
 META = Meta(source="test", domain="webnoisy", task="classification", classes=("a", "b", "c"), facts={"size_px": 32})
 IMAGE, SIGNAL = (3, 32, 32), (9, 64)
 SHAPES = {"cnn1d": SIGNAL}  # backbones of other inputs than images
-CLASSIFIERS = [name for name in registry.names("finetuners") if name != "retrieval"]  # trained on interactions
+CLASSIFIERS = [  # without those that are trained on interactions or bags
+    name for name in registry.names("finetuners") if not hasattr(registry.load("finetuners", name), "examples")
+]
 BACKBONES = [name for name in registry.names("backbones") if name != "two_tower"]  # sees items: tests/backbones
 
 

@@ -78,7 +78,7 @@ def test_terms_become_metrics_and_updates_reach_the_objective():
     assert set(step.metrics) == {"loss_spread"}
     joint.after_update(Progress(3, 10, 1))
     assert objective.seen == [Progress(3, 10, 1)]
-    learner().after_update(Progress(1, 2, 0))  # an objective without state needs nothing
+    learner().after_update(Progress(1, 2, 1))  # an objective without state needs nothing
 
 
 def test_a_batch_of_one_says_what_is_wrong():

@@ -25,7 +25,7 @@ def config(**values):
     return validate(Config, values, file="recipe", owner="sources/webnoisy")
 
 
-def prepared(settings, root, out, num_shards=1):
+def prepared(settings, root, out, num_shards=1, build=build):
     source = build(settings)
     shards = []
     for shard in range(num_shards):

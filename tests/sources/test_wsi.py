@@ -12,6 +12,7 @@ import pytest
 
 from appssl.artifact import ArtifactWriter
 from appssl.errors import DataError, SettingsError
+from appssl.ops.bags import index_bags
 from appssl.ops.slides import geometry, open_slide, read_tile
 from appssl.settings import validate
 from appssl.sources.wsi import Config, build, draft, for_new_data
@@ -189,9 +190,22 @@ def test_slide_labels_go_to_grid_tiles(own, tmp_path):
     table(own, [("slide00", "slides/slide00.tif", "tumour")], ("slide_id", "path", "label"))
     _, data = prepared(config(**ALONE, slide_labels=True), own, tmp_path)
     assert data.samples["label"].unique().to_list() == ["tumour"]
+    assert data.meta.facts["bag"] == "slide_id"
     _, data = prepared(config(**ALONE), own, tmp_path)
     assert data.samples["label"].null_count() == len(data.samples)
     assert data.meta.classes == ()
+
+
+def test_regions_of_a_slide_are_bags_of_its_points(slides, tmp_path):
+    regions = {"size_um": 200, "positive": ["tumour"]}
+    _, data = prepared(config(regions=regions), slides, tmp_path)
+    assert data.meta.classes == ("negative", "positive")
+    known = data.samples.filter(pl.col("region").is_not_null())
+    assert set(known["kind"]) == {"point"}
+    bags = index_bags(known, data.meta.facts, data.meta.classes)
+    assert len(bags) > 2
+    assert set(bags.targets) == {0, 1}
+    assert data.samples.filter(kind="grid")["label"].null_count() == len(data.samples.filter(kind="grid"))
 
 
 def test_limits_are_even_and_what_they_leave_out_is_counted(slides, tmp_path):
@@ -372,6 +386,7 @@ def test_wrong_tables_are_refused_with_what_to_do(own, values, message):
     [
         ({"folder": "slides"}, "give either table or folder"),
         ({"overlap_px": 64}, "overlap_px must be below tile_px"),
+        ({"points": None, "regions": {"positive": ["tumour"]}}, "regions needs points"),
         ({"spacing_um": 0.01}, "spacing_um"),
         ({"tile_size": 64}, "is not a setting of sources/wsi"),
     ],

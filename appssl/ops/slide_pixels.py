@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from appssl.errors import DataError
-from appssl.ops.slides import BadSlide, Handles, UnreadableRegion, geometry, read_tile
+from appssl.ops.slide_reader import Handles
+from appssl.ops.slides import BadSlide, UnreadableRegion
 
 
 class LazyTiles:
@@ -19,7 +20,8 @@ class LazyTiles:
     ) -> None:
         """
         Args:
-            samples: slide_id, x, y of each tile, level-0 pixels. slides: slide_id, path, sha256, stated_mpp.
+            samples: slide_id, x, y of each tile, level-0 pixels. slides: slide_id, path, sha256, stated_mpp,
+                stored_level.
         """
         self._root, self._spacing_um, self._tile_px = slides_root, spacing_um, tile_px
         self._slides = {row["slide_id"]: row for row in slides.iter_rows(named=True)}
@@ -35,10 +37,10 @@ class LazyTiles:
         name, x, y = self._places[row]
         about = self._slides[name]
         path = self._root / about["path"]
-        slide = self._handles.get(path, about["sha256"])
+        known = {"stated_mpp": about["stated_mpp"], "stored_level": about["stored_level"]}
+        reader = self._handles.get(path, about["sha256"], **known)
         try:
-            found = geometry(slide, about["stated_mpp"])
-            return read_tile(slide, found, (x, y), spacing_um=self._spacing_um, tile_px=self._tile_px)
+            return reader.tile((x, y), spacing_um=self._spacing_um, tile_px=self._tile_px)
         except (UnreadableRegion, BadSlide) as error:
             self._handles.drop(path)
             why = "Check the disk, or prepare the data again with check_tiles on"

@@ -4,7 +4,7 @@ Nothing here stops at a bad slide or tile: it is the outcome of that slide or ti
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -13,16 +13,14 @@ import numpy as np
 
 from appssl.ops.slide_figures import overlay
 from appssl.ops.slide_pixels import write_header
+from appssl.ops.slide_reader import SlideReader
 from appssl.ops.slides import (
     BadSlide,
     Geometry,
     NotScanned,
     UnreadableRegion,
     file_sha256,
-    geometry,
-    open_slide,
     overview,
-    read_tile,
     refuse_too_coarse,
 )
 from appssl.ops.tissue import Tissue, covered_share, evenly, find_tissue, grid
@@ -73,8 +71,9 @@ class TiledSlide:
     """What became of a slide.
 
     Attributes:
-        outcome: kept, left_out or failed, with reason and detail. facts: sha256, size, spacing and tissue, as far as
-            they are known. tiles: those kept: id, kind, x, y (level-0 pixels), label, tissue_fraction, position.
+        outcome: kept, left_out or failed, with reason and detail. facts: sha256, size, spacing, tissue and how it is
+            read, as far as they are known. tiles: those kept: id, kind, x, y (level-0 pixels), label, tissue_fraction,
+            position.
         overlay: PNG of the slide with tissue and tiles.
     """
 
@@ -105,7 +104,7 @@ def tile_slide(
     """
     done = TiledSlide()
     try:
-        with _Opened(path, mpp) as slide:
+        with closing(SlideReader(path, mpp)) as slide:
             _Tiler(slide, slide_id, tiling, done).tile(label, points, pack_into)
     except BadSlide as bad:
         done.outcome, done.reason, done.detail = "failed" if bad.failed else "left_out", bad.reason, bad.detail
@@ -121,7 +120,7 @@ def tile_slide(
 class _Tiler:
     """Fills a `TiledSlide` step by step."""
 
-    def __init__(self, slide: "_Opened", slide_id: str, tiling: Tiling, done: TiledSlide) -> None:
+    def __init__(self, slide: SlideReader, slide_id: str, tiling: Tiling, done: TiledSlide) -> None:
         self.slide, self.found, self.id, self.tiling, self.done = slide, slide.geometry, slide_id, tiling, done
 
     def tile(
@@ -139,6 +138,8 @@ class _Tiler:
         self.done.facts |= {"mpp_x": found.mpp[0], "mpp_y": found.mpp[1], "sha256": _digest(self.slide.path)}
         self.done.facts |= {"vendor": self.slide.handle.properties.get("openslide.vendor")}
         refuse_too_coarse(found, t.spacing_um)
+        note = self.slide.use_stored(t.spacing_um)
+        self.done.facts |= {"stored_level": self.slide.stored_level, "reader_note": note}
         try:
             image = overview(self.slide.handle, found, _MASK_UM)
         except UnreadableRegion as error:
@@ -205,7 +206,7 @@ class _Tiler:
                 pixels = np.zeros((t.tile_px, t.tile_px, 3), np.uint8)
                 try:
                     if t.check_tiles or file is not None:
-                        pixels = self.slide.tile((tile["x"], tile["y"]), t.spacing_um, t.tile_px)
+                        pixels = self.slide.tile((tile["x"], tile["y"]), spacing_um=t.spacing_um, tile_px=t.tile_px)
                     self.done.tiles.append({**tile, "position": position})
                 except NotScanned as error:
                     self._reject(tile, "not_scanned", str(error))
@@ -249,32 +250,3 @@ def _digest(path: Path) -> str:
         return file_sha256(path)
     except OSError as error:
         raise BadSlide("unreadable", f"cannot be read to its end: {error.strerror or error}; copy it again") from None
-
-
-class _Opened:
-    """One slide while it is prepared; opened again after an error, for OpenSlide refuses a handle that had one."""
-
-    def __init__(self, path: Path, mpp: float | None) -> None:
-        self.path = path
-        self.handle = open_slide(path)
-        try:
-            self.geometry = geometry(self.handle, mpp)
-        except BadSlide:
-            self.handle.close()
-            raise
-
-    def __enter__(self) -> "_Opened":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.handle.close()
-
-    def tile(self, corner: tuple[int, int], spacing_um: float, tile_px: int) -> np.ndarray:
-        try:
-            return read_tile(self.handle, self.geometry, corner, spacing_um=spacing_um, tile_px=tile_px)
-        except NotScanned:
-            raise
-        except UnreadableRegion:
-            self.handle.close()
-            self.handle = open_slide(self.path)
-            raise

@@ -6,9 +6,6 @@ three lobes, widened when shrinking, so that nothing aliases); the overview imag
 """
 
 import hashlib
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,23 +176,31 @@ def overview(slide: openslide.OpenSlide, found: Geometry, spacing_um: float) -> 
 def read_tile(
     slide: openslide.OpenSlide, found: Geometry, corner: tuple[int, int], *, spacing_um: float, tile_px: int
 ) -> np.ndarray:
-    """A tile with its upper left corner at level-0 pixel `corner`, (tile_px, tile_px, 3) uint8.
+    """A tile with its upper left corner at level-0 pixel `corner`, (tile_px, tile_px, 3) uint8, through OpenSlide.
 
     Raises:
         UnreadableRegion: if pixels cannot be decoded. NotScanned: if some are not stored. Never are they made white.
     """
     level = found.level_for(spacing_um)
-    factor = found.downsamples[level]
-    extent = [tile_px * spacing_um / (mpp * factor) for mpp in found.mpp]
-    if all(abs(e / tile_px - 1) < _SAME_SPACING for e in extent):
-        extent = [float(tile_px), float(tile_px)]
+    extent = extent_of_tile(found, level, spacing_um=spacing_um, tile_px=tile_px)
     region = _region(slide, corner, level, (int(np.ceil(extent[0])), int(np.ceil(extent[1]))))
     if np.asarray(region.getchannel("A")).min() < 255:
         raise NotScanned("the slide holds no pixels for part of the tile")
-    image = region.convert("RGB")
-    if extent != [tile_px, tile_px]:
-        image = image.resize((tile_px, tile_px), Image.Resampling.LANCZOS, box=(0.0, 0.0, extent[0], extent[1]))
-    return np.asarray(image)
+    return resampled(np.asarray(region.convert("RGB")), (0.0, 0.0, *extent), tile_px)
+
+
+def extent_of_tile(found: Geometry, level: int, *, spacing_um: float, tile_px: int) -> tuple[float, float]:
+    """Width and height of a tile in pixels of a level; exactly `tile_px` where the spacings are the same."""
+    extent = [tile_px * spacing_um / (mpp * found.downsamples[level]) for mpp in found.mpp]
+    same = all(abs(e / tile_px - 1) < _SAME_SPACING for e in extent)
+    return (float(tile_px), float(tile_px)) if same else (extent[0], extent[1])
+
+
+def resampled(pixels: np.ndarray, box: tuple[float, float, float, float], tile_px: int) -> np.ndarray:
+    """The box (left, top, right, bottom) of pixels (H, W, 3) uint8 as a tile of `tile_px`; as it is if it fits."""
+    if box == (0.0, 0.0, tile_px, tile_px) and pixels.shape[:2] == (tile_px, tile_px):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((tile_px, tile_px), Image.Resampling.LANCZOS, box=box))
 
 
 def _region(slide: openslide.OpenSlide, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
@@ -235,47 +240,3 @@ def verify(path: Path, sha256: str) -> None:
         if file_sha256(path) != sha256:
             raise DataError(f"{path}: the slide has changed since it was prepared. Prepare the data again.")
         _verified.add(key)
-
-
-class Handles:
-    """Open slides, the `capacity` last used ones per process. Safe for threads and forked or spawned workers."""
-
-    def __init__(self, capacity: int = 8) -> None:
-        self._capacity = capacity
-        self._start()
-        self._inherited: list[Any] = []
-
-    def _start(self) -> None:
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._open: OrderedDict[Path, openslide.OpenSlide] = OrderedDict()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Handles, (self._capacity,)
-
-    def get(self, path: Path, sha256: str) -> openslide.OpenSlide:
-        """
-        Raises:
-            DataError: if the slide is missing, has changed, or cannot be opened.
-        """
-        if self._pid != os.getpid():  # forked: file positions of the parent's handles must not be shared
-            self._inherited.append(self._open)  # not closed here, a lock in it may be held for ever
-            self._start()
-        with self._lock:
-            if path in self._open:
-                self._open.move_to_end(path)
-                return self._open[path]
-            verify(path, sha256)
-            try:
-                slide = openslide.OpenSlide(path)
-            except openslide.OpenSlideError as error:
-                raise DataError(f"{path}: the slide cannot be opened: {error}.") from None
-            self._open[path] = slide
-            if len(self._open) > self._capacity:
-                self._open.popitem(last=False)  # closed when the last thread that reads from it lets go
-            return slide
-
-    def drop(self, path: Path) -> None:
-        """Forgets a slide after an error: OpenSlide refuses every later read through the same handle."""
-        with self._lock:
-            self._open.pop(path, None)

@@ -10,8 +10,8 @@ Source of the threshold: Otsu, IEEE Trans. SMC 9(1), 1979, equation 12 (largest 
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-from scipy import ndimage
 
 _DARKEST_GLASS = 180  # no background is taken to be darker, of 255
 _USUAL_GLASS = 240  # where no glass is seen, as in a slide cut out of tissue
@@ -53,32 +53,34 @@ def find_tissue(image: np.ndarray, *, spacing_um: float, min_part_um2: float, mi
         image: the whole slide, (H, W, 3) uint8, at about 8 um/px. spacing_um: its um per pixel.
         min_part_um2: smaller parts are no tissue. min_hole_um2: smaller holes are filled.
     """
-    is_black = image.max(axis=2) < _BLACK
+    is_black = cv2.inRange(image, (0, 0, 0), (_BLACK - 1,) * 3) > 0
     black_share = float(is_black.mean())
     if black_share > _DARK_SHARE:
         return Tissue(np.zeros(image.shape[:2], bool), True, {"black_share": black_share})
     edges = edge_share(image, max(3, round(_EDGE_WINDOW_UM / spacing_um)))
     background = background_color(image, edges < _EDGE_SHARE)
-    density = optical_density(image, background)
-    mean, color = density.mean(axis=2), np.ptp(density, axis=2)
-    smooth_mean, smooth_color = (ndimage.gaussian_filter(v, _SMOOTHING_UM / spacing_um) for v in (mean, color))
+    red, green, blue = optical_densities(image, background)
+    largest, smallest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    smooth_mean = smoothed((red + green + blue) / 3, _SMOOTHING_UM / spacing_um)
+    smooth_color = smoothed(largest - smallest, _SMOOTHING_UM / spacing_um)
     density_threshold = float(np.clip(otsu(smooth_mean), *_DENSITY_BOUNDS))
     color_threshold = float(np.clip(otsu(smooth_color), *_COLOR_BOUNDS))
     absorbs = (smooth_mean > density_threshold) | (smooth_color > color_threshold)
-    ink = is_ink(density)
-    mask = absorbs & (edges > _EDGE_SHARE) & ~ink & ~is_black
-    mask = cleaned(mask, round(min_part_um2 / spacing_um**2), round(min_hole_um2 / spacing_um**2))
+    ink = is_ink(red, green, blue)
+    is_textured = absorbs & (edges > _EDGE_SHARE)
+    excluded = ink | is_black
+    mask = cleaned(is_textured & ~excluded, round(min_part_um2 / spacing_um**2), round(min_hole_um2 / spacing_um**2))
     measured = {
         "tissue_share": float(mask.mean()),
         "density_threshold": density_threshold,
         "color_threshold": color_threshold,
         "absorbing_share": float(absorbs.mean()),
-        "absorbing_with_edges_share": float((absorbs & (edges > _EDGE_SHARE)).mean()),
+        "absorbing_with_edges_share": float(is_textured.mean()),
         "ink_share": float(ink.mean()),
         "black_share": black_share,
         "background_green": float(background[1]),
     }
-    return Tissue(mask & ~ink & ~is_black, False, measured)
+    return Tissue(mask & ~excluded, False, measured)
 
 
 def background_color(image: np.ndarray, is_smooth: np.ndarray) -> np.ndarray:
@@ -87,16 +89,35 @@ def background_color(image: np.ndarray, is_smooth: np.ndarray) -> np.ndarray:
     Args:
         image: (H, W, 3) uint8. is_smooth: (H, W) bool, pixels without edges around them; tissue always has some.
     """
-    glass = image[is_smooth & (image.min(axis=2) >= _DARKEST_GLASS)]
-    if len(glass) < max(1, _LEAST_GLASS * is_smooth.size):
+    bright = cv2.inRange(image, (_DARKEST_GLASS,) * 3, (255,) * 3)
+    glass = cv2.bitwise_and(bright, is_smooth.astype(np.uint8))
+    counts = np.stack([cv2.calcHist([image], [k], glass, [256], [0, 256]).ravel() for k in range(3)])
+    if counts[0].sum() < max(1, _LEAST_GLASS * is_smooth.size):
         return np.full(3, float(_USUAL_GLASS))
-    return np.median(glass, axis=0)
+    return np.array([_median(of_channel) for of_channel in counts.astype(np.int64)])
 
 
-def optical_density(image: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """log10 of background over intensity, (H, W, 3) float32 >= 0; 0 on glass. One is added against log of 0."""
-    intensity = image.astype(np.float32) + 1
-    return np.maximum(np.log10((background.astype(np.float32) + 1) / intensity), 0)
+def _median(counts: np.ndarray) -> float:
+    """Of values 0, 1, 2, ... with these counts."""
+    upto, total = counts.cumsum(), counts.sum()
+    low, high = (int(np.searchsorted(upto, place, side="right")) for place in ((total - 1) // 2, total // 2))
+    return (low + high) / 2
+
+
+def optical_densities(image: np.ndarray, background: np.ndarray) -> list[np.ndarray]:
+    """log10 of background over intensity for red, green, blue, each (H, W) float32 >= 0; 0 on glass.
+
+    One is added against log of 0.
+    """
+    intensity = np.arange(256, dtype=np.float64) + 1
+    tables = [np.maximum(np.log10((glass + 1) / intensity), 0).astype(np.float32) for glass in background]
+    return [cv2.LUT(channel, table) for channel, table in zip(cv2.split(image), tables, strict=True)]
+
+
+def smoothed(values: np.ndarray, sigma: float) -> np.ndarray:
+    """(H, W) float32 with a Gaussian of this standard deviation, in pixels, up to four of them away."""
+    side = 2 * max(1, round(4 * sigma)) + 1
+    return cv2.GaussianBlur(values, (side, side), sigma, borderType=cv2.BORDER_REFLECT)
 
 
 def otsu(values: np.ndarray, num_bins: int = 256) -> float:
@@ -108,9 +129,12 @@ def otsu(values: np.ndarray, num_bins: int = 256) -> float:
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return low
-    counts, borders = np.histogram(values, bins=num_bins, range=(low, high))
+    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(1, -1)
+    counts = cv2.calcHist([flat], [0], None, [num_bins], [low, np.nextafter(np.float32(high), np.float32(np.inf))])
+    counts = counts.ravel().astype(np.float64)
+    borders = np.linspace(low, high, num_bins + 1)
     centers = (borders[:-1] + borders[1:]) / 2
-    below = np.cumsum(counts)[:-1].astype(np.float64)
+    below = np.cumsum(counts)[:-1]
     above = counts.sum() - below
     moment = np.cumsum(counts * centers)
     mean_below = moment[:-1] / np.maximum(below, 1)
@@ -123,18 +147,27 @@ def edge_share(image: np.ndarray, window: int) -> np.ndarray:
 
     An edge is a gradient of the mean log10 intensity, so it does not depend on the background.
     """
-    brightness = np.log10(image.astype(np.float32) + 1).mean(axis=2)
-    steps = [ndimage.sobel(brightness, axis=axis, mode="nearest") / 8 for axis in (0, 1)]  # 8: Sobel's unit gradient
-    return ndimage.uniform_filter((np.hypot(*steps) > _EDGE).astype(np.float32), window, mode="nearest")
+    table = (np.log10(np.arange(256) + 1) / 3).astype(np.float32)
+    brightness = cv2.transform(cv2.LUT(image, table), np.ones((1, 3), np.float32))
+    steps = [  # 8: the sum of Sobel's weights on one side, twice
+        cv2.Sobel(brightness, cv2.CV_32F, *order, scale=1 / 8, borderType=cv2.BORDER_REPLICATE)
+        for order in ((1, 0), (0, 1))
+    ]
+    is_edge = (cv2.magnitude(*steps) > _EDGE).astype(np.float32)
+    return cv2.boxFilter(is_edge, -1, (window, window), borderType=cv2.BORDER_REPLICATE)
 
 
-def is_ink(density: np.ndarray) -> np.ndarray:
+def is_ink(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
     """Pixels that absorb green clearly less than red or blue, as blue and green pens do, (H, W) bool.
 
     Red ink absorbs green as eosin does and is not told apart from it.
+
+    Args:
+        red, green, blue: optical densities, (H, W) float32.
     """
-    other = np.maximum(density[..., 0], density[..., 2])
-    return (other > _INK_DENSITY) & (density[..., 1] < _INK_RATIO * other)
+    other = cv2.max(red, blue)
+    is_dark = cv2.compare(other, _INK_DENSITY, cv2.CMP_GT)
+    return cv2.bitwise_and(is_dark, cv2.compare(green, other * np.float32(_INK_RATIO), cv2.CMP_LT)) > 0
 
 
 def cleaned(mask: np.ndarray, min_part: int, min_hole: int) -> np.ndarray:
@@ -144,8 +177,8 @@ def cleaned(mask: np.ndarray, min_part: int, min_hole: int) -> np.ndarray:
 
 
 def _small(mask: np.ndarray, limit: int) -> np.ndarray:
-    labels, count = ndimage.label(mask)
-    small = np.bincount(labels.ravel(), minlength=count + 1) < limit
+    _, labels, about, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    small = about[:, cv2.CC_STAT_AREA] < limit
     small[0] = False
     return small[labels]
 

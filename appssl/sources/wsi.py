@@ -51,6 +51,7 @@ _SLIDES: dict[str, Any] = {
     "group": pl.String, "split": pl.String, "outcome": pl.String, "reason": pl.String, "sha256": pl.String,
     "width": pl.Int64, "height": pl.Int64, "mpp_x": pl.Float64, "mpp_y": pl.Float64, "stated_mpp": pl.Float64,
     "vendor": pl.String, "tissue_mm2": pl.Float64, "num_tiles": pl.Int64, "overlay": pl.Boolean,
+    "stored_level": pl.Int64, "reader_note": pl.String,
 }  # fmt: skip
 _TILES: dict[str, Any] = {
     "id": pl.String, "slide_id": pl.String, "kind": pl.String, "x": pl.Int64, "y": pl.Int64, "label": pl.String,

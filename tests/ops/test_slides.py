@@ -12,10 +12,10 @@ import tifffile
 
 from appssl.errors import DataError
 from appssl.ops import slides as slides_module
+from appssl.ops.slide_reader import Handles
 from appssl.ops.slides import (
     BadSlide,
     Geometry,
-    Handles,
     UnreadableRegion,
     file_sha256,
     geometry,

@@ -18,7 +18,7 @@ from appssl.ops.tissue import (
     find_tissue,
     grid,
     is_ink,
-    optical_density,
+    optical_densities,
     otsu,
 )
 
@@ -86,8 +86,8 @@ def test_blue_and_green_ink_is_no_tissue_but_stains_are():
     white = np.full(3, 255.0)
     ink = np.array([[[30, 80, 190], [40, 160, 70]]], np.uint8)
     stains = np.array([[[110, 60, 140], [225, 150, 200], [80, 68, 117], [214, 130, 174]]], np.uint8)
-    assert is_ink(optical_density(ink, white)).all()
-    assert not is_ink(optical_density(stains, white)).any()
+    assert is_ink(*optical_densities(ink, white)).all()
+    assert not is_ink(*optical_densities(stains, white)).any()
 
 
 def test_small_parts_and_holes_follow_their_areas():

@@ -1,0 +1,141 @@
+"""Tiles per second from a large slide, beside OpenSlide and bare JPEG decoding of the same bytes, one at a time.
+
+python benchmarks/wsi_tiles.py [SLIDE]      (without a slide: one of 40,960 x 40,960 pixels is made)
+
+The same tiles are read in the same order by each. `bare decoding` decodes the stored tiles alone, without opening
+files, cutting or resampling: nothing that reads JPEG tiles can be faster. Times are CPU times, the best of three.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import tifffile
+
+from appssl.ops.slide_reader import SlideReader
+from appssl.ops.slides import overview, read_tile
+from appssl.ops.stored_tiles import stored_tiles
+from appssl.ops.tissue import find_tissue
+
+SIDE, TILE, DISTINCT, TILES = 40_960, 256, 128, 600
+
+
+def make(path: Path) -> None:
+    """A pyramid of JPEG tiles; what is on them is drawn tissue, a few tiles over and over."""
+    from appssl.synthetic.wsi import MPP, _draw, _regions
+
+    rng = np.random.default_rng(0)
+    side = TILE * 16
+    image = _draw(side, _regions(side, True, has_pen=False, has_blur=False, rng=rng), rng)
+    glass = np.full((TILE, TILE, 3), 240, np.uint8)
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for level in range(5):
+            small = image[:: 2**level, :: 2**level]
+            count = SIDE // 2**level // TILE
+            parts = [
+                small[y : y + TILE, x : x + TILE]
+                for y in range(0, len(small) - TILE + 1, TILE)
+                for x in range(0, len(small) - TILE + 1, TILE)
+            ][:DISTINCT]
+            encoded = [imagecodecs.jpeg8_encode(np.ascontiguousarray(part), level=85) for part in (*parts, glass)]
+            own = (
+                encoded[-1 if min(x, y, count - 1 - x, count - 1 - y) < count // 10 else rng.integers(len(parts))]
+                for y in range(count)
+                for x in range(count)
+            )
+            writer.write(
+                own,
+                shape=(count * TILE, count * TILE, 3),
+                dtype=np.uint8,
+                tile=(TILE, TILE),
+                photometric="ycbcr",
+                subsampling=(2, 2),
+                compression="jpeg",
+                resolution=(1e4 / MPP / 2**level,) * 2,
+                resolutionunit="CENTIMETER",
+                subfiletype=int(level > 0),
+                metadata=None,
+            )
+
+
+def per_second(work: Callable[[], object], count: int) -> float:
+    best = np.inf
+    for _ in range(3):
+        begun = time.process_time()
+        work()
+        best = min(best, time.process_time() - begun)
+    return count / best
+
+
+def compare(name: str, path: Path, corners: list[tuple[int, int]], spacing_um: float, tile_px: int) -> None:
+    """Every reader is opened anew for each job, as its caches would help the next one."""
+
+    def ours() -> None:
+        reader = SlideReader(path)
+        assert reader.use_stored(spacing_um) == ""
+        for corner in corners:
+            reader.tile(corner, spacing_um=spacing_um, tile_px=tile_px)
+
+    def through_openslide() -> None:
+        reader = SlideReader(path)
+        for corner in corners:
+            read_tile(reader.handle, reader.geometry, corner, spacing_um=spacing_um, tile_px=tile_px)
+
+    found, theirs = per_second(ours, len(corners)), per_second(through_openslide, len(corners))
+    line = f"{name:34s} {found:7.0f} tiles/s, OpenSlide {theirs:6.0f}, ratio {found / theirs:5.2f}"
+    print(line, flush=True)
+
+
+def bare(path: Path, corners: list[tuple[int, int]]) -> None:
+    reader = SlideReader(path)
+    stored = stored_tiles(path, reader.handle)
+    assert stored is not None
+    level = stored.levels[0]
+    with path.open("rb") as file:
+        contents = []
+        for x, y in corners:
+            number = y // TILE * level.columns + x // TILE
+            file.seek(level.offsets[number])
+            contents.append(file.read(level.counts[number]))
+
+    def decode() -> None:
+        for content in contents:
+            imagecodecs.jpeg8_decode(content, tables=level.tables, colorspace=level.colors, outcolorspace="RGB")
+
+    print(f"{'bare decoding of the same bytes':34s} {per_second(decode, len(contents)):7.0f} tiles/s", flush=True)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder) / "large.tif"
+        if len(sys.argv) < 2:
+            make(path)
+        reader = SlideReader(path)
+        (width, height), mpp = reader.geometry.size, reader.geometry.mpp[0]
+        print(f"{path.name}: {width} x {height} pixels of {mpp:.3f} um, {path.stat().st_size / 1e6:.0f} MB")
+        columns, rows = width // TILE, height // TILE
+        aligned = [(x * TILE, y * TILE) for y in range(rows // 3, rows) for x in range(columns)][:TILES]
+        random = [
+            tuple(c) for c in np.random.default_rng(1).integers(0, (width - 600, height - 600), (TILES, 2)).tolist()
+        ]
+        bare(path, aligned)
+        compare("aligned, as stored", path, aligned, mpp, TILE)
+        between = [(x * 224 + 7, y * 224 + 7) for y in range(rows // 3, rows) for x in range(columns)]
+        between = [(x, y) for x, y in between if x < width - 600 and y < height - 600][:TILES]
+        compare("224 px between stored tiles", path, between, mpp, 224)
+        compare("224 px, random order", path, random, mpp, 224)
+        compare("224 px resampled to 1.3 x spacing", path, between, 1.3 * mpp, 224)
+        begun = time.process_time()
+        image = overview(reader.handle, reader.geometry, 8.0)
+        read = time.process_time()
+        find_tissue(image, spacing_um=8.0, min_part_um2=10_000, min_hole_um2=10_000)
+        mask = time.process_time() - read
+        print(f"overview {image.shape} read in {read - begun:.3f} s, mask in {mask:.3f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -279,7 +279,8 @@ class Learner(Protocol):
 
     A finetuner (`finetuners/<name>.py`) is a learner too: it reads `input` and `target`, exports the classifier, and
     may offer `examples(config, data, views, seed) -> Examples` in its file when it is not trained on labelled samples.
-    The classifier also offers `bag_probabilities(features (L, F)) -> (K,)`, for data with bags.
+    The classifier has `backbone`, `classify(features (B, F)) -> (B, K)` and, for data with bags,
+    `bag_probabilities(features (L, F)) -> (K,)`.
     """
 
     def forward(self, batch: Batch) -> Step: ...

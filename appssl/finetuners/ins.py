@@ -238,18 +238,18 @@ class InstanceClassifier(nn.Module):
         super().__init__()
         self.backbone, self.head, self.positive, self.pooling = backbone, head, positive, pooling
 
-    def _logits(self, features: Tensor) -> Tensor:
-        """In the order of the data's classes."""
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (B, 2) of tiles."""
+        return self.classify(self.backbone(inputs))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The same, from features (B, F), in the order of the data's classes."""
         logits: Tensor = self.head(features)
         return logits if self.positive == 1 else logits.flip(-1)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (B, 2) of tiles."""
-        return self._logits(self.backbone(inputs))
-
     def bag_probabilities(self, features: Tensor) -> Tensor:
         """Probabilities (2,) of one bag from the features (L, F) of its tiles."""
-        tiles = self._logits(features).softmax(1)[:, self.positive]
+        tiles = self.classify(features).softmax(1)[:, self.positive]
         of_bag = pool_probabilities(tiles, self.pooling)
         both = torch.stack([1 - of_bag, of_bag])
         return both if self.positive == 1 else both.flip(0)

@@ -82,7 +82,11 @@ class PoolingClassifier(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (B, K) of tiles, each taken for a bag of its own."""
-        logits: Tensor = self.head(self.backbone(inputs))
+        return self.classify(self.backbone(inputs))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """The same, from features (B, F)."""
+        logits: Tensor = self.head(features)
         return logits
 
     def bag_probabilities(self, features: Tensor) -> Tensor:

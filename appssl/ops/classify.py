@@ -17,12 +17,16 @@ class Classifier(nn.Module):
         self.head = head
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(self.backbone(inputs))
+        return self.classify(self.backbone(inputs))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, K) from features (B, F)."""
+        logits: Tensor = self.head(features)
+        return logits
 
     def bag_probabilities(self, features: Tensor) -> Tensor:
         """Probabilities (K,) of a bag: the mean of those of its rows, from their features (L, F)."""
-        found: Tensor = self.head(features).softmax(1).mean(0)
-        return found
+        return self.classify(features).softmax(1).mean(0)
 
 
 def class_weights(facts: Mapping[str, Any], how: Literal["none", "balanced"], num_classes: int) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from appssl.errors import DataError
-from appssl.ops.slide_reader import Handles
+from appssl.ops.slide_reader import Handles, SlideReader
 from appssl.ops.slides import BadSlide, UnreadableRegion
 
 
@@ -28,6 +28,12 @@ class LazyTiles:
         self._places = list(samples.select("slide_id", "x", "y").iter_rows())
         self._handles = Handles()
 
+    def reader(self, name: str) -> SlideReader:
+        """The open slide of that id; errors as for `read`."""
+        about = self._slides[name]
+        known = {"stated_mpp": about["stated_mpp"], "stored_level": about["stored_level"]}
+        return self._handles.get(self._root / about["path"], about["sha256"], **known)
+
     def read(self, row: int) -> np.ndarray:
         """(tile_px, tile_px, 3) uint8.
 
@@ -35,16 +41,13 @@ class LazyTiles:
             DataError: if the slide is gone, has changed, or cannot be read any more.
         """
         name, x, y = self._places[row]
-        about = self._slides[name]
-        path = self._root / about["path"]
-        known = {"stated_mpp": about["stated_mpp"], "stored_level": about["stored_level"]}
-        reader = self._handles.get(path, about["sha256"], **known)
+        reader = self.reader(name)
         try:
             return reader.tile((x, y), spacing_um=self._spacing_um, tile_px=self._tile_px)
         except (UnreadableRegion, BadSlide) as error:
-            self._handles.drop(path)
+            self._handles.drop(reader.path)
             why = "Check the disk, or prepare the data again with check_tiles on"
-            raise DataError(f"{path}: the tile at x {x}, y {y} cannot be read: {error}. {why}.") from None
+            raise DataError(f"{reader.path}: the tile at x {x}, y {y} cannot be read: {error}. {why}.") from None
 
 
 class PackedTiles:

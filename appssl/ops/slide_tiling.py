@@ -25,7 +25,7 @@ from appssl.ops.slides import (
 )
 from appssl.ops.tissue import Tissue, covered_share, evenly, find_tissue, grid
 
-_MASK_UM = 8.0  # um per pixel of the overview in which tissue is looked for
+OVERVIEW_UM = 8.0  # um per pixel of the image of the whole slide, in which tissue is looked for
 
 Row = dict[str, Any]
 Outcome = Literal["left_out", "failed"]
@@ -141,7 +141,7 @@ class _Tiler:
         note = self.slide.use_stored(t.spacing_um)
         self.done.facts |= {"stored_level": self.slide.stored_level, "reader_note": note}
         try:
-            image = overview(self.slide.handle, found, _MASK_UM)
+            image = overview(self.slide.handle, found, OVERVIEW_UM)
         except UnreadableRegion as error:
             raise BadSlide("unreadable", f"its overview cannot be decoded: {error}; copy the file again") from None
         spacing = found.size[0] * found.mpp[0] / image.shape[1]

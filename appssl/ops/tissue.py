@@ -166,8 +166,7 @@ def is_ink(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
         red, green, blue: optical densities, (H, W) float32.
     """
     other = cv2.max(red, blue)
-    is_dark = cv2.compare(other, _INK_DENSITY, cv2.CMP_GT)
-    return cv2.bitwise_and(is_dark, cv2.compare(green, other * np.float32(_INK_RATIO), cv2.CMP_LT)) > 0
+    return (other > _INK_DENSITY) & (green < _INK_RATIO * other)
 
 
 def cleaned(mask: np.ndarray, min_part: int, min_hole: int) -> np.ndarray:

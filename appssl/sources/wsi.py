@@ -23,6 +23,7 @@ from appssl.artifact import Artifact, ArtifactWriter, sha256_file, write_json
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
 from appssl.ops.bag_assembly import CLASSES, Regions, in_regions
+from appssl.ops.heatmaps import geojson, heatmap
 from appssl.ops.paths import inside
 from appssl.ops.slide_figures import sheet
 from appssl.ops.slide_pixels import LazyTiles, PackedTiles, color_statistics, pack
@@ -36,8 +37,8 @@ from appssl.ops.slide_table import (
     read_table,
     refuse,
 )
-from appssl.ops.slide_tiling import TiledSlide, Tiling, tile_slide
-from appssl.ops.slides import SUFFIXES, VERSION
+from appssl.ops.slide_tiling import OVERVIEW_UM, TiledSlide, Tiling, tile_slide
+from appssl.ops.slides import SUFFIXES, VERSION, UnreadableRegion, overview
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
 from appssl.ops.tissue import evenly
 from appssl.settings import Settings
@@ -309,6 +310,27 @@ class WSIData:
 
     def read(self, row: int) -> np.ndarray:
         return self._pixels.read(row)
+
+    def heatmap(self, slide_id: str, values: np.ndarray, name: str) -> tuple[bytes, dict[str, Any]]:
+        """PNG and GeoJSON with a value (N,) in 0..1 for each tile of a slide, in the order of `samples`.
+
+        Raises:
+            DataError: if the slide cannot be read any more, or pixels were packed and the slides are not known.
+        """
+        if not isinstance(self._pixels, LazyTiles):
+            raise DataError("heatmaps need the slides: prepare with pixels: slides.")
+        reader = self._pixels.reader(slide_id)
+        found = reader.geometry
+        try:
+            image = overview(reader.handle, found, OVERVIEW_UM)
+        except UnreadableRegion as error:
+            raise DataError(f"{reader.path}: the overview cannot be read: {error}.") from None
+        own = self.samples.filter(pl.col("slide_id") == slide_id)
+        corners = own.select("x", "y").to_numpy()
+        size = found.pixels0(self.meta.facts["size_px"] * self.meta.facts["spacing_um"])
+        scale = np.array([image.shape[1] / found.size[0], image.shape[0] / found.size[1]])
+        boxes = np.hstack([corners * scale, (corners + np.array(size)) * scale])
+        return heatmap(image, boxes, values), geojson(corners, size, values, name)
 
 
 def build(config: Config) -> WSI:

@@ -18,6 +18,7 @@ from appssl.ops.bags import index_bags
 from appssl.ops.bootstrap import bootstrap_means
 from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
+from appssl.stages.bag_scores import bag_probabilities
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import load_encoder, load_model, open_data
 from appssl.stages.rows import class_numbers, evaluation_table
@@ -140,13 +141,7 @@ def _score_bags(model: Any, data: PreparedData, views: Views, threads: int, acce
     """Probabilities of every labelled bag of the test part, from all of its tiles."""
     bags = index_bags(data.samples.filter(pl.col("split") == "test"), data.meta.facts, data.meta.classes)
     features = embed(model.backbone, data, bags.rows, views, threads=threads, accelerator=accelerator)
-    model = model.cpu()
-    with torch.inference_mode():
-        found = [
-            model.bag_probabilities(torch.from_numpy(features[first:last])).double().numpy()
-            for first, last in zip(bags.offsets[:-1], bags.offsets[1:], strict=True)
-        ]
-    return BagScores(bags.names, bags.groups, bags.targets, np.stack(found))
+    return BagScores(bags.names, bags.groups, bags.targets, bag_probabilities(model, features, bags.offsets))
 
 
 def _predictions(scored: Scored) -> pl.DataFrame:

@@ -1,5 +1,7 @@
 """A finished model or encoder applied to new data: the new table is prepared as the training data was."""
 
+import json
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +13,11 @@ import polars as pl
 import torch
 
 from appssl import registry
-from appssl.artifact import Artifact, ArtifactWriter, write_table, written_aside
-from appssl.contracts import PreparedData, Quarantined
+from appssl.artifact import Artifact, ArtifactWriter, write_bytes, write_table, written_aside
+from appssl.contracts import PreparedData, Quarantined, Views
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
+from appssl.stages.bag_scores import bag_column, bag_probabilities, in_bags, tile_probabilities
 from appssl.stages.models import load_encoder, load_model, method, read_meta
 from appssl.stages.recommend import recommend
 
@@ -49,6 +52,9 @@ def predict(
     """Writes predictions for a new table: id, group, prediction, confidence and a probability per class; for ranking
     the best `top_k` items of every user.
 
+    For a model of bags there is a row per bag (slide); the rows of their tiles lie in NAME.tiles.SUFFIX beside it, and
+    pictures of slides in NAME.heatmaps.
+
     Returns:
         What was left out or could not be read of the table, with reasons.
     """
@@ -60,17 +66,50 @@ def predict(
         _write(frame, out)
         return left
     with prepared(about, table, str(artifact.folder / "model.json")) as (data, left):
+        column = bag_column(about["meta"]["facts"], data.samples)
+        if column is not None:
+            _write_bags(model, data, views, column, about["meta"]["classes"], out, accelerator)
+            return left
         rows = np.arange(len(data.samples))
         logits = torch.as_tensor(embed(model, data, rows, views, accelerator=accelerator))
-        probabilities = torch.softmax(logits, dim=1).numpy()
-        classes = about["meta"]["classes"]
-        frame = data.samples.drop("label", "true_label", "split", "index").with_columns(
-            prediction=pl.Series(np.array(classes)[probabilities.argmax(axis=1)]),
-            confidence=pl.Series(probabilities.max(axis=1)),
-            **{f"p_{name}": pl.Series(probabilities[:, k]) for k, name in enumerate(classes)},
-        )
-        _write(frame, out)
+        known = data.samples.drop("label", "true_label", "split", "index")
+        _write(_judged(known, torch.softmax(logits, dim=1).numpy(), about["meta"]["classes"]), out)
         return left
+
+
+def _write_bags(
+    model: Any, data: PreparedData, views: Views, column: str, classes: list[str], out: Path, accelerator: str
+) -> None:
+    table, offsets = in_bags(data, column)
+    features = embed(model.backbone, data, table["index"].to_numpy(), views, accelerator=accelerator)
+    tiles = tile_probabilities(model, features)
+    names = table.group_by(column, maintain_order=True).agg(pl.len().alias("num_tiles"))
+    _write(_judged(names, bag_probabilities(model, features, offsets), classes), out)
+    known = table.drop("label", "true_label", "split", "index")
+    _write(_judged(known, tiles, classes), out.with_name(f"{out.stem}.tiles{out.suffix}"))
+    if column == "slide_id" and hasattr(data, "heatmap"):
+        _write_heatmaps(data, names["slide_id"].to_list(), tiles[:, -1], offsets, classes[-1], out)
+
+
+def _write_heatmaps(
+    data: Any, slides: list[str], values: np.ndarray, offsets: np.ndarray, name: str, out: Path
+) -> None:
+    """Probability of the last class on every slide: a PNG, and GeoJSON for QuPath."""
+    folder = out.with_name(f"{out.stem}.heatmaps")
+    folder.mkdir(exist_ok=True)
+    for slide, first, last in zip(slides, offsets[:-1], offsets[1:], strict=True):
+        picture, tiles = data.heatmap(slide, values[first:last], f"p_{name}")
+        file = re.sub(r"[^\w.\-]", "_", slide)
+        write_bytes(folder / f"{file}.png", picture)
+        write_bytes(folder / f"{file}.geojson", json.dumps(tiles).encode())
+
+
+def _judged(known: pl.DataFrame, probabilities: np.ndarray, classes: list[str]) -> pl.DataFrame:
+    return known.with_columns(
+        prediction=pl.Series(np.array(classes)[probabilities.argmax(axis=1)]),
+        confidence=pl.Series(probabilities.max(axis=1)),
+        **{f"p_{name}": pl.Series(probabilities[:, k]) for k, name in enumerate(classes)},
+    )
 
 
 def embed_table(model_dir: Path, table: Path, out: Path, *, accelerator: str = "auto") -> list[Quarantined]:

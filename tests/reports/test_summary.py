@@ -38,6 +38,13 @@ def test_comparisons_have_a_row_per_seed_and_a_plain_verdict(runs):
     assert any(line.endswith("| no difference shown |") for line in twin)
 
 
+def test_what_the_labeler_found_is_stated_per_seed(runs):
+    text = summarize(runs, command=COMMAND)
+    assert "## Labels" in text
+    assert "| noise AUROC | 0.9100 | 0.9100 | 0.9100 | 0.9100 to 0.9100 |" in text
+    assert "| noise AUROC | 0.9100 |" in summarize(runs[:1], command=COMMAND)
+
+
 def test_accounts_and_versions_are_stated(runs):
     text = summarize(runs, command=COMMAND)
     assert "| windows | 1,000 | 940 | 55 (too short 45, blank 10) | 5 (truncated 5) |" in text

@@ -78,6 +78,7 @@ class Pretrain(Settings):
 
     backbone: Method("backbones") = Field(description="the encoder")  # type: ignore[valid-type]
     views: Method("views") = Field(description="what the encoder sees of a sample")  # type: ignore[valid-type]
+    sampler: Method("samplers") = Field("uniform", description="which samples make a batch")  # type: ignore[valid-type]
     learner: Method("learners") = Field("joint_embedding", description="what a training step is")  # type: ignore[valid-type]
     fit: Fit = Field(Fit(), description="length, optimizer, schedule")
 

@@ -1,7 +1,7 @@
 """Batches as a pure function of (seed, step): the same for any number of workers or devices, and after a resume."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -16,24 +16,6 @@ from appssl.ops.random import permutation, rng_for
 from appssl.settings import nearest
 
 _ACCELERATORS = ("auto", "cpu", "cuda", "gpu")
-
-
-@dataclass
-class ViewExamples:
-    """Augmented views of rows (N,) int64 of prepared data, for pretraining: {index, views}."""
-
-    data: PreparedData
-    rows: np.ndarray
-    views: Views
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, indices: np.ndarray, *, seed: int, epoch: int) -> Batch:
-        rows = self.rows[indices]
-        made = [self.views.views(self.data.read(int(row)), rng_for(seed, epoch, int(row))) for row in rows]
-        return {"index": torch.from_numpy(rows), "views": [torch.stack(view) for view in zip(*made, strict=True)]}
 
 
 class LabelledExamples:

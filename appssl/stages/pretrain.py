@@ -3,19 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from appssl import registry
 from appssl.artifact import Artifact, ArtifactWriter
 from appssl.contracts import Context
 from appssl.engine.fit import fit
-from appssl.engine.loading import ViewExamples
-from appssl.errors import DataError
+from appssl.errors import SettingsError
 from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import describe, open_data, save_state
-from appssl.stages.rows import training_rows
 
 
 def pretrain(
@@ -37,23 +36,24 @@ def pretrain(
 
     def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
         data = open_data(inputs["data"])
-        rows = training_rows(data)
-        if len(rows) == 0:
-            raise DataError(f"{data_dir}: no training samples to pretrain on.")
         torch.manual_seed(config.seed)
         views = registry.build("views", settings.views, data.meta)
+        examples = registry.build("samplers", settings.sampler, data, views)
+        if "views" not in examples.batch(np.arange(1), seed=config.seed, epoch=0):
+            name = settings.sampler.name
+            raise SettingsError(f"pretrain.sampler {name} makes no views to pretrain on; use uniform or balanced.")
         backbone = registry.build("backbones", settings.backbone, views.input_shape, data.meta)
         context = Context(
             meta=data.meta,
             backbone=backbone,
             input_shape=views.input_shape,
-            num_samples=len(rows),
+            num_samples=len(examples),
             num_views=views.num_views,
         )
         learner = registry.build("learners", settings.learner, context)
         result = fit(
             learner,
-            ViewExamples(data, rows, views),
+            examples,
             settings.fit,
             state_dir=out / "state",
             journal=journal,

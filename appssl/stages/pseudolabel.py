@@ -14,10 +14,11 @@ from appssl.engine.loading import embed
 from appssl.errors import AppsslError
 from appssl.evaluators.classification import binary_auroc
 from appssl.ops.journal import Journal
+from appssl.ops.rows import training_rows
 from appssl.plan import StageConfig
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import load_encoder, open_data
-from appssl.stages.rows import take_fraction, training_rows
+from appssl.stages.rows import take_fraction
 
 
 def pseudolabel(
@@ -35,7 +36,7 @@ def pseudolabel(
         torch.set_num_threads(settings.threads)
         data = open_data(inputs["data"])
         encoder, views, _ = load_encoder(inputs["encoder"])
-        rows = training_rows(data)
+        rows = training_rows(data.samples)
         features = embed(encoder, data, rows, views, threads=settings.threads, accelerator=accelerator)
         known = _hide_labels(data.samples[rows], settings.label_fraction or 1.0, config.seed)
         table = known.select("id", "group", "label", "split").with_columns(

@@ -11,11 +11,6 @@ from appssl.contracts import PreparedData
 from appssl.errors import DataError
 
 
-def training_rows(data: PreparedData) -> np.ndarray:
-    """Rows of the training part, (N,) int64, labelled or not."""
-    return data.samples.filter(pl.col("split") == "train")["index"].to_numpy().astype(np.int64)
-
-
 def class_numbers(labels: pl.Series, classes: tuple[str, ...]) -> np.ndarray:
     """(N,) int64 class numbers, -1 where the label is null.
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from appssl.contracts import Meta
-from appssl.engine.loading import LabelledExamples, Order, ViewExamples, batches, device_of, embed, make_batch
+from appssl.engine.loading import LabelledExamples, Order, batches, device_of, embed, make_batch
 from appssl.errors import DataError, SettingsError
 from appssl.ops.random import permutation, rng_for
 
@@ -51,17 +51,6 @@ def equal(one, two):
     if isinstance(one, dict):
         return one.keys() == two.keys() and all(equal(one[k], two[k]) for k in one)
     return all(map(torch.equal, one, two)) if isinstance(one, list) else torch.equal(one, two)
-
-
-def test_views_of_an_example_depend_on_its_row_and_epoch_only():
-    examples = ViewExamples(Data(), ROWS, Views())
-    batch = examples.batch(np.array([2, 0]), seed=5, epoch=3)
-    assert batch["index"].tolist() == [9, 4]
-    assert [tuple(view.shape) for view in batch["views"]] == [(2, 2)] * 3
-    expected = Views().views(Data().read(9), rng_for(5, 3, 9))
-    assert all(torch.equal(view[0], alone) for view, alone in zip(batch["views"], expected, strict=True))
-    assert equal(batch, examples.batch(np.array([2, 0]), seed=5, epoch=3))
-    assert not torch.equal(batch["views"][0], examples.batch(np.array([2, 0]), seed=5, epoch=4)["views"][0])
 
 
 def test_labelled_examples_bring_target_and_weight_of_their_row():

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
-from appssl.stages.rows import class_numbers, evaluation_table, take_fraction, training_rows
+from appssl.stages.rows import class_numbers, evaluation_table, take_fraction
 
 
 class Data:
@@ -15,12 +15,6 @@ class Data:
         names = ("split", "label", "true_label")
         columns = {name: pl.Series([row[n] for row in rows], dtype=pl.String) for n, name in enumerate(names)}
         self.samples = pl.DataFrame({"index": range(len(rows)), **columns})
-
-
-def test_training_rows_are_those_of_the_training_part_labelled_or_not():
-    data = Data([("train", "a", None), ("test", "a", None), ("train", None, None), ("val", "b", None)])
-    assert training_rows(data).tolist() == [0, 2]
-    assert training_rows(data).dtype == "int64"
 
 
 def test_class_numbers_follow_the_class_list_and_minus_one_is_unknown():

@@ -1,0 +1,28 @@
+"""Rows of prepared samples that are trained on, and their views as a batch."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from appssl.errors import DataError
+from appssl.ops.random import rng_for
+
+
+def training_rows(samples: pl.DataFrame) -> np.ndarray:
+    """Rows of the training part, (N,) int64, labelled or not.
+
+    Raises:
+        DataError: if there is none.
+    """
+    rows = samples.filter(pl.col("split") == "train")["index"].to_numpy().astype(np.int64)
+    if len(rows) == 0:
+        raise DataError("there are no training samples.")
+    return rows
+
+
+def batch_of_views(data: Any, rows: np.ndarray, views: Any, *, seed: int, epoch: int) -> dict[str, Any]:
+    """{index, views} of rows (B,) int64 of prepared data; views as `contracts.Views`."""
+    made = [views.views(data.read(int(row)), rng_for(seed, epoch, int(row))) for row in rows]
+    return {"index": torch.from_numpy(rows), "views": [torch.stack(view) for view in zip(*made, strict=True)]}

@@ -1,0 +1,34 @@
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from appssl.errors import DataError
+from appssl.ops.random import rng_for
+from appssl.ops.rows import batch_of_views, training_rows
+from tests.bags import BagData, PlainViews
+
+
+def samples(*splits):
+    return pl.DataFrame({"index": range(len(splits)), "split": splits}, schema_overrides={"split": pl.String})
+
+
+def test_training_rows_are_those_of_the_training_part_labelled_or_not():
+    found = training_rows(samples("train", "test", "train", "val"))
+    assert found.tolist() == [0, 2]
+    assert found.dtype == "int64"
+
+
+def test_without_training_rows_nothing_can_be_learned():
+    with pytest.raises(DataError, match="no training samples"):
+        training_rows(samples("test"))
+
+
+def test_views_depend_on_seed_epoch_and_row_only():
+    data, views = BagData(num_bags=2, length=8), PlainViews()
+    batch = batch_of_views(data, np.array([9, 4]), views, seed=5, epoch=3)
+    assert batch["index"].tolist() == [9, 4]
+    expected = views.views(data.read(9), rng_for(5, 3, 9))
+    assert all(torch.equal(view[0], alone) for view, alone in zip(batch["views"], expected, strict=True))
+    other = batch_of_views(data, np.array([9, 4]), views, seed=5, epoch=4)
+    assert not torch.equal(batch["views"][0], other["views"][0])

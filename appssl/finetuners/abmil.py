@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from appssl import registry
 from appssl.contracts import Batch, Context, Examples, PreparedData, Step, Views
-from appssl.ops.classify import class_weights, weighted_cross_entropy
+from appssl.ops.classify import Classifier, class_weights, weighted_cross_entropy
 from appssl.ops.pooling import features_of_bags
 from appssl.registry import Method
 from appssl.settings import Settings
@@ -93,19 +93,12 @@ def attended(attention: nn.Module, head: nn.Module, features: Tensor, mask: Tens
     return head((weights.unsqueeze(-1).to(features.dtype) * features).sum(1)), weights
 
 
-class AttentionClassifier(nn.Module):
+class AttentionClassifier(Classifier):
+    """Of a tile: it is taken for a bag of its own."""
+
     def __init__(self, backbone: nn.Module, attention: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.attention, self.head = backbone, attention, head
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (B, K) of tiles, each taken for a bag of its own."""
-        return self.classify(self.backbone(inputs))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """The same, from features (B, F)."""
-        logits: Tensor = self.head(features)
-        return logits
+        super().__init__(backbone, head)
+        self.attention = attention
 
     def bag_probabilities(self, features: Tensor) -> Tensor:
         """Probabilities (K,) of one bag from the features (L, F) of its tiles."""

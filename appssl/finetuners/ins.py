@@ -19,7 +19,9 @@ Source: Qu et al., Rethinking Multiple Instance Learning for Whole Slide Image C
 Deviations from that code: candidates come from the bag's label alone (the code reads tile labels in two data sets); the
 bag term is a linear classifier of the mean (the code takes a softmax twice), in every step after the first phase, on
 one bag that is drawn in proportion to its tiles, instead of a pass of its own; the dropout of features is left to the
-views. Prototypes also move in the warm-up, so that they are no zero vectors when they are first used; until the end of
+views. Prototypes also move in the warm-up, and that of the positive class is set at its end to the mean of the most
+positive tile of each positive bag: without that the published rule leaves it where no tile is near, and all tiles
+become negative where the classifier is not yet sure of any (seen on the training part of small data). Until the end of
 the first phase the momentum encoder is a copy; phi falls by step instead of epoch; empty places of the queue take part
 in nothing; the log of the mean exponential is taken where the code sums.
 """
@@ -66,7 +68,10 @@ class Config(Settings):
 
 
 class INSExamples:
-    """Tiles of labelled bags: {index, views: q and k, target: label of the bag (B,), input, group: one bag's tiles}."""
+    """Tiles of labelled bags: {index, views: q and k, target: label of the bag (B,), bag: its number (B,)}.
+
+    And all tiles of one bag: {input, group}.
+    """
 
     def __init__(self, config: Config, data: PreparedData, views: Views, bags: BagIndex) -> None:
         if views.num_views < 2:
@@ -98,6 +103,7 @@ class INSExamples:
             "index": torch.from_numpy(rows),
             "views": [torch.stack(view) for view in zip(*made, strict=True)],
             "target": torch.from_numpy(self.bags.targets[self.bag_of[indices]]),
+            "bag": torch.from_numpy(self.bag_of[indices]),
             "input": torch.stack(inputs),
             "group": torch.full((len(tiles),), bag),
         }
@@ -115,6 +121,8 @@ class INS(nn.Module):
     prototypes: Tensor
     pseudo_labels: Tensor
     bag_targets: Tensor
+    best_score: Tensor
+    best_query: Tensor
     epoch: Tensor
     done: Tensor
 
@@ -140,6 +148,8 @@ class INS(nn.Module):
         self.register_buffer("pseudo_labels", torch.full((int(context.facts["num_rows"]), 2), 0.5))
         bag_targets = torch.as_tensor(context.facts["bag_targets"])
         self.register_buffer("bag_targets", (bag_targets == self.positive).long(), persistent=False)
+        self.register_buffer("best_score", torch.full((len(bag_targets),), -1.0))  # of a tile of each bag
+        self.register_buffer("best_query", torch.zeros(len(bag_targets), config.projector_out))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
         self.register_buffer("done", torch.zeros(()))  # share of the training that is done
         self._known_epoch: int | None = None
@@ -149,10 +159,12 @@ class INS(nn.Module):
         positive = (batch["target"] == self.positive).long()
         features = self.backbone(batch["views"][0])
         logits = self.head(features).float()
+        query = unit(self.projector(features))
+        if self._epoch() == self._first_epoch() - 1:
+            self._note_best(query.detach(), logits.detach(), batch["bag"])
         if self._epoch() < config.bag_label_epochs:
             loss = functional.cross_entropy(logits, positive)
             return Step(loss, {"loss_bag_label": loss.detach()})
-        query = unit(self.projector(features))
         with torch.no_grad():
             key = unit(self.key_projector(self.key_backbone(batch["views"][1])))
             candidates = torch.stack([torch.ones_like(positive), positive], dim=1)
@@ -160,7 +172,7 @@ class INS(nn.Module):
             nearest = nearest_candidate(query @ self.prototypes.T, candidates)  # before the prototypes move
             self._move_prototypes(query, classes)
         filled = self.queue_class != _EMPTY
-        if self._epoch() < config.bag_label_epochs + config.warmup_epochs:
+        if self._epoch() < self._first_epoch():
             contrastive = moco_loss(query, key, self.queue[filled], temperature=config.temperature)
         else:
             self._move_labels(batch["index"], nearest, positive)
@@ -186,6 +198,24 @@ class INS(nn.Module):
         if self._known_epoch is None:
             self._known_epoch = int(self.epoch)
         return self._known_epoch
+
+    def _first_epoch(self) -> int:
+        """The first epoch in which pseudo-labels are used."""
+        return self.config.bag_label_epochs + self.config.warmup_epochs
+
+    def _note_best(self, query: Tensor, logits: Tensor, bags: Tensor) -> None:
+        """Keeps, of each bag, the projection of the tile that is most positive."""
+        scores, queries, owners = gather(logits.softmax(1)[:, 1]), gather(query), gather(bags)
+        best = self.best_score.scatter_reduce(0, owners, scores, "amax")
+        chosen = (scores == best[owners]) & (scores > self.best_score[owners])
+        self.best_query[owners[chosen]] = queries[chosen]
+        self.best_score.copy_(best)
+
+    def _start_positive_prototype(self) -> None:
+        """From the best tile of every positive bag: one that no tile ever moved would leave all tiles negative."""
+        seen = (self.best_score >= 0) & (self.bag_targets == 1)
+        if seen.any():
+            self.prototypes[1] = unit(self.best_query[seen].sum(0, keepdim=True))[0]
 
     def _move_prototypes(self, query: Tensor, classes: Tensor) -> None:
         beta = self.config.prototype_momentum
@@ -217,12 +247,14 @@ class INS(nn.Module):
                 behind.lerp_(ahead, 1 - momentum)
             for buffer, copied in zip(own.buffers(), follower.buffers(), strict=True):
                 copied.copy_(buffer)
+        if progress.epoch < progress.next_epoch == self._first_epoch():
+            self._start_positive_prototype()
         self.done.fill_(progress.step / progress.num_steps)
         self._known_epoch = progress.next_epoch
         self.epoch.fill_(progress.next_epoch)
 
     def _refuse_short(self, progress: Progress) -> None:
-        before = self.config.bag_label_epochs + self.config.warmup_epochs
+        before = self._first_epoch()
         if progress.num_steps <= before * progress.steps_per_epoch:
             raise SettingsError(
                 f"finetune.fit.epochs must be more than bag_label_epochs + warmup_epochs = {before}: pseudo-labels are "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from appssl import registry
 from appssl.contracts import Batch, Context, Examples, PreparedData, Step, Views
-from appssl.ops.classify import class_weights, weighted_cross_entropy
+from appssl.ops.classify import Classifier, class_weights, weighted_cross_entropy
 from appssl.ops.pooling import features_of_bags, masked_max, masked_mean
 from appssl.registry import Method
 from appssl.settings import Settings
@@ -75,19 +75,12 @@ def pooled_logits(head: nn.Module, features: Tensor, mask: Tensor, how: Literal[
     return logits
 
 
-class PoolingClassifier(nn.Module):
+class PoolingClassifier(Classifier):
+    """Of a tile: it is taken for a bag of its own."""
+
     def __init__(self, backbone: nn.Module, head: nn.Module, pooling: Literal["mean", "max"]) -> None:
-        super().__init__()
-        self.backbone, self.head, self.pooling = backbone, head, pooling
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (B, K) of tiles, each taken for a bag of its own."""
-        return self.classify(self.backbone(inputs))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """The same, from features (B, F)."""
-        logits: Tensor = self.head(features)
-        return logits
+        super().__init__(backbone, head)
+        self.pooling = pooling
 
     def bag_probabilities(self, features: Tensor) -> Tensor:
         """Probabilities (K,) of one bag from the features (L, F) of its tiles."""

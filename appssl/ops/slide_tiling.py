@@ -23,6 +23,7 @@ from appssl.ops.slides import (
     overview,
     refuse_too_coarse,
 )
+from appssl.ops.tile_quality import SCORES, Quality, failing, scores
 from appssl.ops.tissue import Tissue, covered_share, evenly, find_tissue, grid
 
 OVERVIEW_UM = 8.0  # um per pixel of the image of the whole slide, in which tissue is looked for
@@ -41,6 +42,7 @@ class Tiling:
     tissue_fraction: float
     min_part_um2: float
     min_hole_um2: float
+    quality: Quality
     exclude_labels: tuple[str, ...]
     limit_tiles: int | None
     check_tiles: bool
@@ -73,7 +75,7 @@ class TiledSlide:
     Attributes:
         outcome: kept, left_out or failed, with reason and detail. facts: sha256, size, spacing, tissue and how it is
             read, as far as they are known. tiles: those kept: id, kind, x, y (level-0 pixels), label, tissue_fraction,
-            position.
+            position, and the scores of `tile_quality`, null where pixels were not read.
         overlay: PNG of the slide with tissue and tiles.
     """
 
@@ -122,6 +124,7 @@ class _Tiler:
 
     def __init__(self, slide: SlideReader, slide_id: str, tiling: Tiling, done: TiledSlide) -> None:
         self.slide, self.found, self.id, self.tiling, self.done = slide, slide.geometry, slide_id, tiling, done
+        self.poor: list[str] = []  # why tiles are beyond a limit of quality
 
     def tile(
         self,
@@ -207,13 +210,25 @@ class _Tiler:
                 try:
                     if t.check_tiles or file is not None:
                         pixels = self.slide.tile((tile["x"], tile["y"]), spacing_um=t.spacing_um, tile_px=t.tile_px)
-                    self.done.tiles.append({**tile, "position": position})
+                        tile |= scores(pixels, t.spacing_um)
+                    self._judge({**dict.fromkeys(SCORES), **tile, "position": position})
                 except NotScanned as error:
                     self._reject(tile, "not_scanned", str(error))
                 except UnreadableRegion as error:
                     self._reject(tile, "unreadable", str(error), outcome="failed")
                 if file is not None:
                     file.write(pixels.tobytes())
+
+    def _judge(self, tile: Row) -> None:
+        """Keeps a tile that was read, unless it lies on the grid and is beyond a limit of quality."""
+        poor = None
+        if tile["kind"] == "grid" and tile["sharpness"] is not None:
+            poor = failing(tile, self.tiling.quality)
+        if poor is None:
+            self.done.tiles.append(tile)
+        else:
+            self._reject(tile, *poor)
+            self.poor.append(poor[1])
 
     def _reject(self, tile: Mapping[str, Any], reason: str, detail: str, outcome: Outcome = "left_out") -> None:
         where = f"{self.id}: x {tile['x']}, y {tile['y']}"
@@ -235,6 +250,9 @@ class _Tiler:
             raise BadSlide("dark_background", f"{why}; {tissue.explained}", failed=False)
         if not tissue.mask.any():
             raise BadSlide("zero_tissue", f"no tissue found: {tissue.explained}", failed=False)
+        if self.poor:
+            share = f"{len(self.poor)} of {len(candidates)} tiles are beyond a limit of data.source.quality"
+            raise BadSlide("no_tile_of_quality", f"{share}; one: {self.poor[len(self.poor) // 2]}", failed=False)
         if candidates:
             raise BadSlide("unreadable", f"none of {len(candidates)} tiles can be read; copy the file again")
         size, (width, height) = self.found.size, self.tiling.tile0(self.found)

@@ -40,6 +40,7 @@ from appssl.ops.slide_table import (
 from appssl.ops.slide_tiling import OVERVIEW_UM, TiledSlide, Tiling, tile_slide
 from appssl.ops.slides import SUFFIXES, VERSION, UnreadableRegion, overview
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
+from appssl.ops.tile_quality import SCORES, Quality
 from appssl.ops.tissue import evenly
 from appssl.settings import Settings
 
@@ -56,7 +57,7 @@ _SLIDES: dict[str, Any] = {
 }  # fmt: skip
 _TILES: dict[str, Any] = {
     "id": pl.String, "slide_id": pl.String, "kind": pl.String, "x": pl.Int64, "y": pl.Int64, "label": pl.String,
-    "tissue_fraction": pl.Float64, "unit": pl.Int64, "position": pl.Int64,
+    "tissue_fraction": pl.Float64, "unit": pl.Int64, "position": pl.Int64, **dict.fromkeys(SCORES, pl.Float64),
 }  # fmt: skip
 
 
@@ -73,6 +74,7 @@ class Config(Settings):
     tissue_fraction: float = Field(0.5, ge=0, le=1, description="smallest share of tissue in a grid tile")
     min_part_um2: float = Field(10_000, ge=0, description="smaller parts of tissue do not count, um2")
     min_hole_um2: float = Field(10_000, ge=0, description="smaller holes in tissue count as tissue, um2")
+    quality: Quality = Field(Quality(), description="which grid tiles are too poor; needs check_tiles or packed pixels")
     group_by: Literal["patient", "slide"] = Field("patient", description="what must not cross the split")
     split: GroupSplit = Field(GroupSplit(test=0.25), description="division where the table has no split")
     points: Points | None = Field(None, description="labelled points, each becomes a tile of kind `point`")
@@ -206,8 +208,8 @@ class WSI:
         self, slides_root: Path, row: dict[str, Any], points: pl.DataFrame | None, out: ArtifactWriter
     ) -> TiledSlide:
         c = self.config
-        plain = c.model_dump(include=set(Tiling.__dataclass_fields__))
-        tiling = Tiling(**plain, exclude_labels=c.points.exclude_labels if c.points else ())
+        plain = c.model_dump(include=set(Tiling.__dataclass_fields__) - {"quality"})
+        tiling = Tiling(**plain, quality=c.quality, exclude_labels=c.points.exclude_labels if c.points else ())
         own = [] if points is None else list(points.filter(pl.col("slide_id") == row["slide_id"]).iter_rows(named=True))
         done = tile_slide(
             slides_root / row["path"],
@@ -242,7 +244,18 @@ class WSI:
         tiles = tiles.join(slides.select("slide_id", "group", "split"), on="slide_id", how="left")
         tiles = tiles.sort("slide_id", "kind", "y", "x", "id").with_row_index("index").cast({"index": pl.Int64})
         samples = tiles.with_columns(true_label=pl.lit(None, pl.String)).select(
-            "index", "id", "group", "split", "label", "true_label", "slide_id", "kind", "x", "y", "tissue_fraction"
+            "index",
+            "id",
+            "group",
+            "split",
+            "label",
+            "true_label",
+            "slide_id",
+            "kind",
+            "x",
+            "y",
+            "tissue_fraction",
+            *SCORES,
         )
         if self.config.regions is not None:
             samples = in_regions(samples, slides, self.config.regions)
@@ -347,7 +360,7 @@ def for_new_data(config: Config, table: str) -> Config:
     both = {key: f"{getattr(own, key) or name}|{name}" for key, name in usual.model_dump().items()}
     columns = Columns(**{**both, "label": None, "split": None, "patient": None})
     kept = config.model_dump(
-        include={"spacing_um", "tile_px", "overlap_px", "tissue_fraction", "min_part_um2", "min_hole_um2"}
+        include={"spacing_um", "tile_px", "overlap_px", "tissue_fraction", "min_part_um2", "min_hole_um2", "quality"}
     )
     is_table = table.lower().endswith((".csv", ".parquet"))
     place = {"table": table} if is_table else {"folder": table}

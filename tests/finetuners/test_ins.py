@@ -52,6 +52,7 @@ def batch(targets=(0, 1, 1, 0, 1, 0), seed=0):
         "index": torch.arange(size),
         "views": [torch.randn(size, 4), torch.randn(size, 4)],
         "target": torch.tensor(targets),
+        "bag": torch.tensor(targets),
         "input": torch.randn(7, 4),
         "group": torch.ones(7, dtype=torch.int64),
     }
@@ -238,6 +239,36 @@ def test_the_momentum_encoder_is_a_copy_at_first_and_then_follows_slowly():
         tuned.backbone.layer.weight.add_(1.0)
     tuned.after_update(Progress(step=5, num_steps=200, steps_per_epoch=2))
     torch.testing.assert_close(tuned.key_backbone.layer.weight, before + 0.001)
+
+
+@pytest.mark.parametrize(("warmup", "last"), [(15, 15), (0, 0)])
+def test_the_positive_prototype_starts_at_the_most_positive_tile_of_each_positive_bag(warmup, last):
+    tuned = learner(warmup_epochs=warmup).eval()
+    tuned.epoch.fill_(last)  # the last epoch without pseudo-labels
+    data = batch((1, 1, 0, 1, 1, 0))
+    data["bag"] = torch.tensor([1, 3, 0, 1, 3, 2])
+    with torch.no_grad():
+        features = tuned.backbone(data["views"][0])
+        scores, queries = (
+            tuned.head(features).softmax(1)[:, 1],
+            torch.nn.functional.normalize(tuned.projector(features)),
+        )
+        tuned(data)
+    best = [max(rows, key=lambda row: scores[row]) for rows in ((0, 3), (1, 4))]
+    tuned.after_update(Progress(step=2 * last + 2, num_steps=200, steps_per_epoch=2))
+    expected = torch.nn.functional.normalize(queries[best].sum(0), dim=0)
+    torch.testing.assert_close(tuned.prototypes[1], expected)
+
+
+def test_a_later_batch_replaces_the_best_tile_only_by_a_better_one():
+    tuned, queries = learner(), torch.eye(5)
+    logits = torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 2.0]])
+    tuned._note_best(queries[:2], logits[:2], torch.tensor([1, 1]))
+    tuned._note_best(queries[2:3], logits[2:3], torch.tensor([1]))
+    assert torch.equal(tuned.best_query[1], queries[1])
+    tuned._note_best(queries[3:4], torch.tensor([[0.0, 4.0]]), torch.tensor([1]))
+    assert torch.equal(tuned.best_query[1], queries[3])
+    assert tuned.best_score[0] == -1
 
 
 def test_training_goes_on_in_its_phase_after_a_resume():

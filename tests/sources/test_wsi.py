@@ -229,6 +229,40 @@ def test_only_names_slides_and_unknown_ones_are_refused(slides, tmp_path):
         build(config(only=["slide9"])).listing(slides)
 
 
+def test_scores_of_tiles_find_the_blurred_region_and_a_limit_takes_it_out(slides, tmp_path):
+    regions = json.loads((slides / "truth/slide01.geojson").read_text())["features"]
+    blur = next(np.array(f["geometry"]["coordinates"][0]) for f in regions if "blur" in str(f["properties"]))
+    (left, top), (right, bottom) = blur.min(axis=0), blur.max(axis=0)
+    only = {**ALONE, "only": ["slide01"], "tile_px": 32}
+    _, every = prepared(config(**only), slides, tmp_path / "every")
+    inside = (pl.col("x") >= left) & (pl.col("x") + 64 <= right) & (pl.col("y") >= top) & (pl.col("y") + 64 <= bottom)
+    blurred, sharp = every.samples.filter(inside)["sharpness"], every.samples.filter(~inside)["sharpness"]
+    assert len(blurred) > 0
+    assert blurred.max() < sharp.median()
+    limit = float(blurred.max()) + 1e-3
+    artifact, fewer = prepared(config(**only, quality={"min_sharpness": limit}), slides, tmp_path / "fewer")
+    assert not set(every.samples.filter(inside)["id"]) & set(fewer.samples["id"])
+    left_out = {reason for _, reason, _ in rejected(artifact, "tile").values()}
+    assert left_out == {"background", "blurred"}
+    assert artifact.accounts()["tiles"].total == len(every.samples) + sum(
+        reason == "background" for _, reason, _ in rejected(artifact, "tile").values()
+    )
+
+
+def test_a_slide_of_poor_tiles_only_says_by_how_much(slides, tmp_path):
+    artifact, data = prepared(config(**ALONE, only=["slide00"], quality={"min_sharpness": 500}), slides, tmp_path)
+    assert data.samples.is_empty()
+    outcome, reason, detail = rejected(artifact)["slide00"]
+    assert (outcome, reason) == ("left_out", "no_tile_of_quality")
+    assert "kept with quality.min_sharpness" in detail
+    assert artifact.has("figures/slide0.png")
+
+
+def test_scores_are_null_where_pixels_were_not_read(own, tmp_path):
+    _, data = prepared(config(**ALONE, check_tiles=False), own, tmp_path / "out")
+    assert data.samples["sharpness"].null_count() == len(data.samples) > 0
+
+
 def test_points_that_cannot_become_tiles_are_left_out_with_reasons(own, tmp_path):
     rows = [("slide00", 500, 500, "a"), ("slide00", 5, 500, "a"), ("slide00", 500, 520, "zz"), ("other", 1, 1, "a")]
     table(own, [*rows, ("slide00", 400, 500, None)], ("slide_id", "x", "y", "label"), "points.csv")

@@ -21,7 +21,7 @@ _PARTS = ("train", "val", "test")
 _SHOWN = 20  # problems written out in one message
 SCHEMA: dict[str, Any] = {
     "slide_id": pl.String, "path": pl.String, "patient": pl.String, "label": pl.String, "split": pl.String,
-    "mpp": pl.Float64, "where": pl.String,
+    "mpp": pl.Float64, "mask": pl.String, "where": pl.String,
 }  # fmt: skip
 
 
@@ -37,6 +37,7 @@ class Columns(Settings):
     label: str | None = Field("label", description="label of the slide; null: not used")
     split: str | None = Field("split", description="train, val or test; empty means train; null: not used")
     mpp: str | None = Field("mpp", description="um per level-0 pixel, wins over the slide's own; null: not used")
+    mask: str | None = Field("mask_path", description="GeoJSON of the tissue, relative to slides_root; null: not used")
 
 
 class Points(Settings):
@@ -95,7 +96,7 @@ def list_slides(root: Path, path: str, columns: Columns, slides_root: Path) -> p
     texts = {key: _texts(raw[name]) if name else [None] * len(raw) for key, name in names.items()}
     where = [f"{path} row {n + 1}" for n in range(len(raw))]
     problems += _row_problems(where, texts, names)
-    problems += _leaving(slides_root, where, texts["path"])
+    problems += _leaving(slides_root, where, texts["path"]) + _leaving(slides_root, where, texts["mask"])
     mpp = []
     for row, text in zip(where, texts.pop("mpp"), strict=True):
         mpp.append(_number(text))
@@ -129,7 +130,7 @@ def list_folder(root: Path, path: str) -> tuple[pl.DataFrame, list[str]]:
     doubled = {name for name in ids if ids.count(name) > 1}
     ids = [found if name in doubled else name for name, found in zip(ids, slides, strict=True)]
     empty = [None] * len(slides)
-    rows = dict(zip(SCHEMA, (ids, slides, empty, empty, empty, empty, slides), strict=True))
+    rows = dict(zip(SCHEMA, (ids, slides, empty, empty, empty, empty, empty, slides), strict=True))
     return pl.DataFrame(rows, schema=SCHEMA).sort("slide_id"), sorted(others)
 
 
@@ -186,6 +187,7 @@ def guessed_columns(names: Sequence[str]) -> dict[str, str]:
         "label": ("label", "class", "diagnosis"),
         "split": ("split", "part"),
         "mpp": ("mpp", "spacing_um", "um_per_px"),
+        "mask": ("mask_path", "mask", "geojson"),
     }
     usual = Columns().model_dump()
     found = {key: next((name for name in options if name in names), None) for key, options in likely.items()}

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from appssl.ops.slide_figures import overlay
+from appssl.ops.slide_masks import BadMask, read_mask, to_geojson
 from appssl.ops.slide_pixels import write_header
 from appssl.ops.slide_reader import SlideReader
 from appssl.ops.slides import (
@@ -76,7 +77,7 @@ class TiledSlide:
         outcome: kept, left_out or failed, with reason and detail. facts: sha256, size, spacing, tissue and how it is
             read, as far as they are known. tiles: those kept: id, kind, x, y (level-0 pixels), label, tissue_fraction,
             position, and the scores of `tile_quality`, null where pixels were not read.
-        overlay: PNG of the slide with tissue and tiles.
+        overlay: PNG of the slide with tissue and tiles. mask: GeoJSON of its tissue.
     """
 
     outcome: Literal["kept", "left_out", "failed"] = "kept"
@@ -86,6 +87,7 @@ class TiledSlide:
     tiles: list[Row] = field(default_factory=list)
     rejected: list[RejectedTile] = field(default_factory=list)
     overlay: bytes | None = None
+    mask: dict[str, Any] | None = None
 
 
 def tile_slide(
@@ -94,20 +96,22 @@ def tile_slide(
     tiling: Tiling,
     *,
     mpp: float | None,
+    mask: Path | None,
     label: str | None,
     points: Sequence[Row],
     pack_into: Callable[[], AbstractContextManager[BinaryIO]] | None,
 ) -> TiledSlide:
     """
     Args:
-        mpp: spacing stated in the table, um per level-0 pixel. label: of the grid tiles.
+        mpp: spacing stated in the table, um per level-0 pixel. mask: GeoJSON of the tissue, instead of looking for it.
+        label: of the grid tiles.
         points: labelled points of this slide: id, x, y, label, where.
         pack_into: opens the file that pixels of the tiles are written to, as .npy in the order of `position`.
     """
     done = TiledSlide()
     try:
         with closing(SlideReader(path, mpp)) as slide:
-            _Tiler(slide, slide_id, tiling, done).tile(label, points, pack_into)
+            _Tiler(slide, slide_id, tiling, done).tile(mask, label, points, pack_into)
     except BadSlide as bad:
         done.outcome, done.reason, done.detail = "failed" if bad.failed else "left_out", bad.reason, bad.detail
         noted = {rejected.item for rejected in done.rejected}
@@ -128,6 +132,7 @@ class _Tiler:
 
     def tile(
         self,
+        mask: Path | None,
         label: str | None,
         points: Sequence[Row],
         pack_into: Callable[[], AbstractContextManager[BinaryIO]] | None,
@@ -148,12 +153,24 @@ class _Tiler:
         except UnreadableRegion as error:
             raise BadSlide("unreadable", f"its overview cannot be decoded: {error}; copy the file again") from None
         spacing = found.size[0] * found.mpp[0] / image.shape[1]
-        tissue = find_tissue(image, spacing_um=spacing, min_part_um2=t.min_part_um2, min_hole_um2=t.min_hole_um2)
+        if mask is None:
+            tissue = find_tissue(image, spacing_um=spacing, min_part_um2=t.min_part_um2, min_hole_um2=t.min_hole_um2)
+        else:
+            tissue = self._given(mask, image.shape[:2])
         self.done.facts["tissue_mm2"] = float(tissue.mask.sum()) * spacing**2 / 1e6
+        self.done.mask = to_geojson(tissue.mask, found.size)
         candidates, best = self._candidates(tissue, label, points) if tissue.mask.any() else ([], 0.0)
         self._read(candidates, pack_into)
         self._draw(image, tissue)
         self._explain_nothing(tissue, candidates, best)
+
+    def _given(self, path: Path, shape: tuple[int, int]) -> Tissue:
+        try:
+            self.done.facts["mask_sha256"] = _digest(path)
+            mask = read_mask(path, self.found.size, shape)
+        except BadMask as error:
+            raise BadSlide("bad_mask", f"its mask {path.name} {error}") from None
+        return Tissue(mask, False, {"share_of_the_given_mask": float(mask.mean())})
 
     def _candidates(self, tissue: Tissue, label: str | None, points: Sequence[Row]) -> tuple[list[Row], float]:
         """Tiles that are kept if they can be read, and the largest share of tissue of a grid tile."""

@@ -10,6 +10,7 @@ into one array (`pixels`). How tiles are resampled is stated in `ops/slides.py`,
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ _SLIDES: dict[str, Any] = {
     "group": pl.String, "split": pl.String, "outcome": pl.String, "reason": pl.String, "sha256": pl.String,
     "width": pl.Int64, "height": pl.Int64, "mpp_x": pl.Float64, "mpp_y": pl.Float64, "stated_mpp": pl.Float64,
     "vendor": pl.String, "tissue_mm2": pl.Float64, "num_tiles": pl.Int64, "overlay": pl.Boolean,
-    "stored_level": pl.Int64, "reader_note": pl.String,
+    "stored_level": pl.Int64, "reader_note": pl.String, "mask_sha256": pl.String, "tissue": pl.String,
 }  # fmt: skip
 _TILES: dict[str, Any] = {
     "id": pl.String, "slide_id": pl.String, "kind": pl.String, "x": pl.Int64, "y": pl.Int64, "label": pl.String,
@@ -123,8 +124,13 @@ class WSI:
         self.config = config
 
     def inputs(self, root: Path) -> list[Path]:
-        """The tables. A folder is listed when it is prepared."""
-        return [root / path for path in self._tables().values()]
+        """The tables, and the masks that they name. A folder is listed when it is prepared."""
+        tables = [root / path for path in self._tables().values()]
+        try:
+            masks = self.listing(root).slides["mask"].drop_nulls().to_list() if self.config.table else []
+        except DataError:  # said when they are prepared
+            masks = []
+        return tables + [self.slides_root(root) / mask for mask in masks]
 
     def _tables(self) -> dict[str, str]:
         named = {"slides": self.config.table, "points": self.config.points.table if self.config.points else None}
@@ -194,7 +200,11 @@ class WSI:
         for row in listing.slides.filter(pl.col("unit") % num_shards == shard).iter_rows(named=True):
             done = self._slide(self.slides_root(root), row, listing.points, out)
             own = {key: row[key] for key in ("unit", "slide_id", "path", "patient", "label", "group", "split")}
-            outcome = {"outcome": done.outcome, "reason": done.reason, "overlay": done.overlay is not None}
+            tissue = None if done.mask is None else _mask_name(row["unit"], row["slide_id"])
+            if tissue is not None:
+                out.json(tissue, done.mask)
+            drawn = done.overlay is not None
+            outcome = {"outcome": done.outcome, "reason": done.reason, "overlay": drawn, "tissue": tissue}
             rows.append({**own, **outcome, "stated_mpp": row["mpp"], "num_tiles": len(done.tiles), **done.facts})
             tiles += [{**tile, "slide_id": row["slide_id"], "unit": row["unit"]} for tile in done.tiles]
             _account(row, done, out)
@@ -216,6 +226,7 @@ class WSI:
             row["slide_id"],
             tiling,
             mpp=row["mpp"],
+            mask=slides_root / row["mask"] if row["mask"] else None,
             label=row["label"] if c.slide_labels else None,
             points=[{**point, "id": _point_id(point)} for point in own],
             pack_into=(lambda: out.open(_packed_name(row["unit"]))) if c.pixels == "packed" else None,
@@ -261,6 +272,8 @@ class WSI:
             samples = in_regions(samples, slides, self.config.regions)
         out.table("samples.parquet", samples)
         out.table("slides.parquet", slides.drop("shard", "overlay", "unit"))
+        for shard, name in slides.filter(pl.col("tissue").is_not_null()).select("shard", "tissue").iter_rows():
+            out.bytes(name, shards[shard].path(name).read_bytes())
         pixels = self._pixels(root, tiles, slides, shards, out)
         out.json("meta.json", self._meta(samples, pixels))
         _write_figures(samples, slides, shards, pixels, out)
@@ -461,6 +474,11 @@ def _packed_name(unit: int) -> str:
 
 def _overlay_name(unit: int) -> str:
     return f"overlays/{unit:06}.png"
+
+
+def _mask_name(unit: int, slide_id: str) -> str:
+    readable = re.sub(r"[^\w.-]", "_", slide_id)[:80]
+    return f"tissue/{unit:06}_{readable}.geojson"
 
 
 def _write_figures(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from multiprocessing import get_context
 from pathlib import Path
@@ -256,6 +257,57 @@ def test_a_slide_of_poor_tiles_only_says_by_how_much(slides, tmp_path):
     assert (outcome, reason) == ("left_out", "no_tile_of_quality")
     assert "kept with quality.min_sharpness" in detail
     assert artifact.has("figures/slide0.png")
+
+
+def test_a_mask_that_is_given_back_changes_nothing_and_an_edited_one_does(own, tmp_path):
+    first, before = prepared(config(**ALONE), own, tmp_path / "first")
+    name = first.table("slides.parquet")["tissue"].item()
+    assert re.fullmatch(r"tissue/\d{6}_slide00.geojson", name)
+    shutil.copy(first.path(name), own / "mask.geojson")
+    again, after = prepared(config(**ALONE, slides_root="slides"), _moved(own), tmp_path / "again")
+    assert after.samples.equals(before.samples)
+    digest = again.table("slides.parquet")["mask_sha256"].item()
+    square = [[0, 0], [0, 512], [512, 512], [512, 0], [0, 0]]
+    (own / "slides/mask.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [square]}))
+    any_quality = {"max_white": 1, "min_sharpness": 0}  # the square has glass in it
+    edited, fewer = prepared(config(**ALONE, slides_root="slides", quality=any_quality), own, tmp_path / "edited")
+    assert fewer.samples.select("x", "y").rows() == [(x, y) for y in range(0, 512, 128) for x in range(0, 512, 128)]
+    assert edited.table("slides.parquet")["mask_sha256"].item() != digest
+    assert build(config(**ALONE, slides_root="slides")).inputs(own)[-1] == own / "slides/mask.geojson"
+
+
+def _moved(root):
+    """Slide and mask in one folder, which the table is not in."""
+    shutil.move(root / "mask.geojson", root / "slides")
+    table(root, [("slide00", "slide00.tif", "mask.geojson")], ("slide_id", "path", "mask_path"))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [9, 9], [9, 0], [0, 9], [0, 0]]]}', "Self-intersection"),
+        ("not json", "is no JSON"),
+    ],
+)
+def test_a_mask_that_is_no_area_fails_its_slide_alone(own, tmp_path, content, message):
+    shutil.copy(own / "slides/slide00.tif", own / "slides/other.tif")
+    (own / "slides/mask.geojson").write_text(content)
+    rows = [("slide00", "slides/slide00.tif", "slides/mask.geojson"), ("other", "slides/other.tif", None)]
+    table(own, rows, ("slide_id", "path", "mask_path"))
+    artifact, data = prepared(config(**ALONE), own, tmp_path / "out")
+    outcome, reason, detail = rejected(artifact)["slide00"]
+    assert (outcome, reason) == ("failed", "bad_mask")
+    assert message in detail
+    assert set(data.samples["slide_id"]) == {"other"}
+
+
+def test_a_given_mask_beside_the_slide_leaves_no_tissue_and_says_so(own, tmp_path):
+    square = [[90000, 0], [90000, 9], [90009, 9], [90000, 0]]
+    (own / "slides/mask.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [square]}))
+    table(own, [("slide00", "slides/slide00.tif", "slides/mask.geojson")], ("slide_id", "path", "mask_path"))
+    artifact, _ = prepared(config(**ALONE), own, tmp_path / "out")
+    assert rejected(artifact)["slide00"] == ("left_out", "zero_tissue", "no tissue found: share_of_the_given_mask 0")
 
 
 def test_scores_are_null_where_pixels_were_not_read(own, tmp_path):

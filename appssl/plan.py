@@ -13,6 +13,7 @@ from typing import Any
 
 from appssl import registry
 from appssl.errors import DataError, Problem, SettingsError
+from appssl.ops.split import fold_of_seed
 from appssl.recipe import (
     Evaluate,
     Finetune,
@@ -110,7 +111,7 @@ class Planner:
         run: dict[str, Any] = {"description": recipe.description, "file": str(path)}
         run["stages"] = {stage: {} for stage in recipe.stages()[1:]}  # known to the recipes that this one refers to
         runs[f"s{seed}"] = run
-        key = self._data_key(recipe, path) or "?"
+        key = self._data_key(recipe, seed, path) or "?"
         run["data"] = key
         folder = f"{recipe.domain}/{recipe_name}/s{seed}"
         inputs: dict[str, dict[str, str]] = {"data": {"data": f"data/{key}"}}
@@ -164,7 +165,7 @@ class Planner:
             block = block.model_copy(update={"labels": "pseudo" if recipe.pseudolabel else "given"})
         return block.plain()
 
-    def _data_key(self, recipe: Recipe, path: Path) -> str | None:
+    def _data_key(self, recipe: Recipe, seed: int, path: Path) -> str | None:
         """Plans the data of a recipe; None if it is wrong."""
         owner, owner_path = recipe, path
         if isinstance(recipe.data, str):
@@ -181,6 +182,8 @@ class Planner:
                 return None
         assert isinstance(owner.data, Prepare)
         settings = owner.data.plain()
+        if isinstance(settings["source"].get("split"), dict):
+            settings["source"]["split"] = fold_of_seed(settings["source"]["split"], seed)
         made = None
         if settings["make"] is not None:
             made = f"synthetic/{recipe.domain}-{settings['make']['size']}-{settings['make']['seed']}"

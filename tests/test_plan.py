@@ -77,6 +77,16 @@ def test_seeds_share_the_data_and_differ_in_everything_else(plan):
     assert one == two
 
 
+def test_folds_are_those_of_the_seeds_and_each_has_its_own_data(plan):
+    made = plan(seeds=(0, 1, 3), overrides=["data.source.split.folds=3"])
+    data = [stages(made, seed=seed)["pretrain"]["inputs"]["data"] for seed in (0, 1, 3)]
+    assert data[0] == data[2] != data[1]
+    folds = [made["data"][name.removeprefix("data/")]["settings"]["source"]["split"]["fold"] for name in data]
+    assert folds == [0, 1, 0]
+    named = plan(seeds=(0, 1), overrides=["data.source.split.folds=3", "data.source.split.fold=2"])
+    assert len(named["data"]) == 1
+
+
 def test_pseudo_labels_are_trained_on_where_they_are_made_and_only_there(plan):
     made = stages(plan())
     assert made["finetune"]["settings"]["labels"] == "pseudo"

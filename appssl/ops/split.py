@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -16,20 +17,30 @@ class GroupSplit(Settings):
     val: float = Field(0.0, ge=0, lt=1, description="share of the groups for the validation part")
     seed: int = Field(0, ge=0, description="seed of the division; not the seed of the run")
     test_groups: tuple[str, ...] = Field((), description="name the test groups instead of drawing them")
+    folds: int | None = Field(None, ge=2, description="k-fold cross-validation: the test part is one of so many folds")
+    fold: int | None = Field(None, ge=0, description="which fold; null: the seed of the run modulo folds")
 
     @model_validator(mode="after")
     def _room_for_training(self) -> "GroupSplit":
         if self.test + self.val >= 1:
             raise ValueError("test + val must be below 1, nothing is left for training")
+        if self.folds is not None and self.test_groups:
+            raise ValueError("give either folds or test_groups")
+        if self.fold is not None and self.fold >= (self.folds or 0):
+            raise ValueError("fold must be below folds")
         return self
 
 
-def group_split(groups: Sequence[str], config: GroupSplit) -> dict[str, str]:
+def group_split(
+    groups: Sequence[str], config: GroupSplit, strata: Mapping[str, str | None] | None = None
+) -> dict[str, str]:
     """Part (train, val, test) of each group.
 
     The order of groups is by SHA-256 of (seed, name): it depends neither on the order of the input nor on a library's
-    random numbers. A part with a share above 0 gets at least one group.
+    random numbers. A part with a share above 0 gets at least one group. Folds are dealt out in that order.
 
+    Args:
+        strata: a label of each group; folds then have equal parts of every label, as far as that is possible.
     Raises:
         DataError: if there are too few groups, or a named test group does not exist.
     """
@@ -40,7 +51,10 @@ def group_split(groups: Sequence[str], config: GroupSplit) -> dict[str, str]:
             f"split.test_groups names unknown groups: {', '.join(unknown)}. Known: {', '.join(distinct[:20])}."
         )
     order = sorted(distinct, key=lambda g: hashlib.sha256(f"{config.seed}/{g}".encode()).digest())
-    test = list(config.test_groups) or order[: _count(config.test, len(order))]
+    if config.folds is not None:
+        test = _fold(order, config, strata or {})
+    else:
+        test = list(config.test_groups) or order[: _count(config.test, len(order))]
     rest = [g for g in order if g not in set(test)]
     val = rest[: _count(config.val, len(order))]
     if len(rest) - len(val) < 1:
@@ -49,6 +63,21 @@ def group_split(groups: Sequence[str], config: GroupSplit) -> dict[str, str]:
             f"{config.val:g} with something left for training. Add groups, or set split.test and split.val to 0."
         )
     return {g: "test" if g in set(test) else "val" if g in set(val) else "train" for g in distinct}
+
+
+def _fold(order: Sequence[str], config: GroupSplit, strata: Mapping[str, str | None]) -> list[str]:
+    assert config.folds is not None
+    if config.folds > len(order):
+        raise DataError(f"split.folds is {config.folds}, and there are only {len(order)} group(s). Set it lower.")
+    dealt = sorted(order, key=lambda group: strata.get(group) or "")  # stable: by hash within a label
+    return dealt[config.fold or 0 :: config.folds]
+
+
+def fold_of_seed(split: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Settings of a `GroupSplit`, as plain values, with the fold of a run where none is named."""
+    if split.get("folds") is None or split.get("fold") is not None:
+        return split
+    return {**split, "fold": seed % split["folds"]}
 
 
 def _count(share: float, num_groups: int) -> int:

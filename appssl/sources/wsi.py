@@ -182,7 +182,8 @@ class WSI:
         if slides["split"].null_count() < len(slides):
             slides = slides.with_columns(pl.col("split").fill_null("train"))
         else:
-            parts = group_split(slides["group"].to_list(), self.config.split)
+            strata = dict(slides.sort("slide_id", descending=True).select("group", "label").iter_rows())
+            parts = group_split(slides["group"].to_list(), self.config.split, strata)
             slides = slides.with_columns(split=pl.col("group").replace_strict(parts, return_dtype=pl.String))
         parts_of: dict[str, set[str]] = {}
         for group, split in slides.select("group", "split").iter_rows():

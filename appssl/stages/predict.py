@@ -1,7 +1,6 @@
 """A finished model or encoder applied to new data: the new table is prepared as the training data was."""
 
 import json
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from appssl.errors import ArtifactError, DataError
 from appssl.stages.bag_scores import bag_column, bag_probabilities, in_bags, tile_probabilities
 from appssl.stages.models import load_encoder, load_model, method, read_meta
 from appssl.stages.recommend import recommend
+from appssl.stages.slide_features import file_names, write_hdf5
 
 FORMATS = (".parquet", ".csv")
 
@@ -97,11 +97,11 @@ def _write_heatmaps(
     """Probability of the last class on every slide: a PNG, and GeoJSON for QuPath."""
     folder = out.with_name(f"{out.stem}.heatmaps")
     folder.mkdir(exist_ok=True)
+    files = file_names(slides)
     for slide, first, last in zip(slides, offsets[:-1], offsets[1:], strict=True):
         picture, tiles = data.heatmap(slide, values[first:last], f"p_{name}")
-        file = re.sub(r"[^\w.\-]", "_", slide)
-        write_bytes(folder / f"{file}.png", picture)
-        write_bytes(folder / f"{file}.geojson", json.dumps(tiles).encode())
+        write_bytes(folder / f"{files[slide]}.png", picture)
+        write_bytes(folder / f"{files[slide]}.geojson", json.dumps(tiles).encode())
 
 
 def _judged(known: pl.DataFrame, probabilities: np.ndarray, classes: list[str]) -> pl.DataFrame:
@@ -115,9 +115,11 @@ def _judged(known: pl.DataFrame, probabilities: np.ndarray, classes: list[str]) 
 def embed_table(model_dir: Path, table: Path, out: Path, *, accelerator: str = "auto") -> list[Quarantined]:
     """Writes encoder features for a new table: id, group, and `embedding` (F,) float32 (Parquet) or f0.. (CSV).
 
-    For ranking the table is one of items. Returns as `predict`.
+    An `out` without a suffix is a folder, which gets an HDF5 file per slide. For ranking the table is one of items.
+    Returns as `predict`.
     """
-    _writable(out)
+    if out.suffix:
+        _writable(out, "; for HDF5, a folder")
     folder = _folder(model_dir, "pretrain")
     if Artifact.open(folder, check=False).kind == "encoder":
         encoder, views, about = load_encoder(Artifact.open(folder, "encoder"))
@@ -127,6 +129,9 @@ def embed_table(model_dir: Path, table: Path, out: Path, *, accelerator: str = "
     with prepared(about, table, str(folder)) as (data, left):
         features = embed(encoder, data, np.arange(len(data.samples)), views, accelerator=accelerator)
         frame = data.samples.drop("label", "true_label", "split", "index")
+        if not out.suffix:
+            write_hdf5(frame, features, dict(data.meta.facts), out)
+            return left
         if out.suffix == ".parquet":
             frame = frame.with_columns(embedding=pl.Series(features, dtype=pl.Array(pl.Float32, features.shape[1])))
         else:
@@ -185,9 +190,9 @@ def _folder(result: Path, stage: str) -> Path:
     )
 
 
-def _writable(out: Path) -> None:
+def _writable(out: Path, or_else: str = "") -> None:
     if out.suffix not in FORMATS:
-        raise DataError(f"--out {out}: give a file name that ends in {' or '.join(FORMATS)}.")
+        raise DataError(f"--out {out}: give a file name that ends in {' or '.join(FORMATS)}{or_else}.")
 
 
 def _write(frame: pl.DataFrame, out: Path) -> None:

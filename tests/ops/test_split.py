@@ -1,7 +1,7 @@
 import pytest
 
 from appssl.errors import DataError
-from appssl.ops.split import GroupSplit, group_split, refuse_leak
+from appssl.ops.split import GroupSplit, fold_of_seed, group_split, refuse_leak
 
 GROUPS = [f"p{i}" for i in range(20)]
 
@@ -38,3 +38,33 @@ def test_named_test_groups_must_exist():
 def test_a_leak_is_refused_with_the_offending_groups():
     with pytest.raises(DataError, match=r"1 patient\(s\) are in more than one part: p7 in test, train"):
         refuse_leak({"p7": {"train", "test"}, "p8": {"train"}}, "patient")
+
+
+def test_every_group_is_in_the_test_part_of_one_fold_and_labels_are_even():
+    strata = {group: "abcd"[n % 4] for n, group in enumerate(GROUPS)}
+    folds = [group_split(GROUPS, GroupSplit(folds=5, fold=fold, val=0.1), strata) for fold in range(5)]
+    tested = [[group for group, part in parts.items() if part == "test"] for parts in folds]
+    assert sorted(group for groups in tested for group in groups) == sorted(GROUPS)
+    assert all(sorted(strata[group] for group in groups) == list("abcd") for groups in tested)
+    assert all(list(parts.values()).count("val") == 2 for parts in folds)
+
+
+def test_folds_are_of_equal_size_also_without_labels():
+    sizes = [list(group_split(GROUPS, GroupSplit(folds=6, fold=fold)).values()).count("test") for fold in range(6)]
+    assert sorted(sizes) == [3, 3, 3, 3, 4, 4]
+
+
+def test_a_fold_that_is_not_named_is_that_of_the_seed():
+    split = GroupSplit(folds=5).model_dump()
+    assert [fold_of_seed(split, seed)["fold"] for seed in (0, 4, 7)] == [0, 4, 2]
+    assert fold_of_seed({**split, "fold": 1}, 7)["fold"] == 1
+    assert fold_of_seed(GroupSplit().model_dump(), 7)["fold"] is None
+
+
+def test_more_folds_than_groups_and_impossible_folds_are_refused():
+    with pytest.raises(DataError, match=r"split\.folds is 3, and there are only 2"):
+        group_split(["a", "b"], GroupSplit(folds=3))
+    for values, message in (({"fold": 0}, "below folds"), ({"folds": 2, "fold": 2}, "below folds"),
+                            ({"folds": 2, "test_groups": ("a",)}, "either folds or test_groups")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            GroupSplit(**values)

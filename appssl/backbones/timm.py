@@ -1,12 +1,18 @@
-"""Any image network of the timm library, by name. Weights are never downloaded; a local file can be given."""
+"""Any image network of the timm library, by name, with random weights or those of a local file.
 
+Weights are never downloaded. Those of a file need their licence stated, which the report then shows; non-commercial
+ones need a second setting.
+"""
+
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -14,18 +20,23 @@ from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
 from appssl.settings import Settings, nearest
 
+_NON_COMMERCIAL = re.compile(r"(^|[^a-z])nc([^a-z]|$)|non.?commercial|research|academic")
+
 
 class Config(Settings):
     name: Literal["timm"] = "timm"
     model: str = Field("resnet18", description="name of a timm model, such as resnet18 or vit_tiny_patch16_224")
     weights: str | None = Field(None, description="safetensors file with weights; null: random initialization")
+    licence: str | None = Field(None, description="licence of these weights, such as apache-2.0; needed with weights")
+    allow_non_commercial: bool = Field(False, description="use weights whose licence forbids commercial use")
 
 
 def build(config: Config, input_shape: tuple[int, ...], meta: Meta) -> nn.Module:
     """The network without its classifier: (B, C, H, W) -> (B, num_features).
 
     Raises:
-        DataError: if the views are not images, or the weights do not fit. SettingsError: for an unknown name.
+        DataError: if the views are not images, or the weights do not fit. SettingsError: for an unknown name, or a
+            licence that is missing or not allowed.
     """
     if len(input_shape) != 3:
         raise DataError(f"backbones/timm needs images (C, H, W); these views have shape {input_shape}.")
@@ -41,7 +52,7 @@ def build(config: Config, input_shape: tuple[int, ...], meta: Meta) -> nn.Module
         raise DataError(f"backbones/timm: {config.model} takes no images of shape {input_shape}: {error}") from error
     network.num_features = width  # type: ignore[assignment]
     if config.weights is not None:
-        _load(network, Path(config.weights))
+        _load(network, Path(config.weights), config)
     return network
 
 
@@ -63,10 +74,12 @@ def _num_features(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     return int(features.shape[1])
 
 
-def _load(network: nn.Module, path: Path) -> None:
+def _load(network: nn.Module, path: Path, config: Config) -> None:
     if path.suffix != ".safetensors" or not path.is_file():
         raise DataError(f"backbone.weights: {path} is no safetensors file. Pickled weights are not read; convert them.")
     try:
+        with safe_open(path, "pt") as file:
+            _check_licence(file.metadata() or {}, config)
         found = network.load_state_dict(load_file(path), strict=False)
     except (SafetensorError, RuntimeError) as error:
         raise DataError(f"backbone.weights: {path} does not fit this network: {error}") from None
@@ -75,4 +88,22 @@ def _load(network: nn.Module, path: Path) -> None:
         wrong = [*found.missing_keys, *head]
         raise DataError(
             f"backbone.weights: {path} does not fit this network ({len(wrong)} names differ, such as {wrong[0]})."
+        )
+
+
+def _check_licence(metadata: Mapping[str, str], config: Config) -> None:
+    """
+    Args:
+        metadata: of the safetensors file, which may say `license`.
+    """
+    says = metadata.get("license")
+    if config.licence is None:
+        known = f"; the file says {says}" if says else ""
+        raise SettingsError(f"backbone.licence: state the licence of {config.weights}{known}.")
+    if says is not None and says.lower() != config.licence.lower():
+        raise SettingsError(f"backbone.licence is {config.licence}, the file {config.weights} says {says}.")
+    if _NON_COMMERCIAL.search(config.licence.lower()) and not config.allow_non_commercial:
+        raise SettingsError(
+            f"backbone.licence: {config.licence} forbids commercial use. If yours is none, set "
+            "backbone.allow_non_commercial: true."
         )

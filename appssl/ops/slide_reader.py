@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openslide
 
 from appssl.errors import DataError
+from appssl.ops import flat_images
 from appssl.ops.slides import (
+    SUFFIXES,
     BadSlide,
     NotScanned,
     UnreadableRegion,
@@ -35,7 +38,8 @@ class SlideReader:
 
     def __init__(self, path: Path, stated_mpp: float | None = None, *, stored_level: int | None = None) -> None:
         self.path = path
-        self.handle = open_slide(path)
+        self._is_stated = stated_mpp is not None
+        self.handle = self._opened()
         try:
             self.geometry = geometry(self.handle, stated_mpp)
         except BadSlide:
@@ -43,6 +47,23 @@ class SlideReader:
             raise
         self.stored_level = stored_level
         self._stored = stored_tiles(path, self.handle) if stored_level is not None else None
+
+    def _opened(self) -> openslide.AbstractSlide:
+        """Through OpenSlide, or, where it does not know the file and the spacing is stated, as a plain image."""
+        try:
+            return open_slide(self.path)
+        except BadSlide as bad:
+            suffix = self.path.suffix.lower()
+            if bad.reason != "not_a_slide" or suffix not in flat_images.SUFFIXES:
+                raise
+            if self._is_stated:
+                return flat_images.open_flat(self.path)
+            if suffix in SUFFIXES:
+                raise
+            what = (
+                "a plain image does not say how large a pixel is; state um per pixel in column mpp of the slide table"
+            )
+            raise BadSlide("no_spacing", what) from None
 
     def use_stored(self, spacing_um: float) -> str:
         """Decodes stored tiles directly from now on, if that gives what OpenSlide gives; else says why not."""
@@ -94,7 +115,7 @@ class SlideReader:
             raise
         except UnreadableRegion:  # OpenSlide refuses a handle that had an error
             self.handle.close()
-            self.handle = open_slide(self.path)
+            self.handle = self._opened()
             raise
 
     def close(self) -> None:

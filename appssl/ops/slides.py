@@ -87,7 +87,7 @@ def open_slide(path: Path) -> openslide.OpenSlide:
     return slide
 
 
-def _refuse_implausible(slide: openslide.OpenSlide, path: Path) -> None:
+def _refuse_implausible(slide: openslide.AbstractSlide, path: Path) -> None:
     width, height = slide.dimensions
     if width < 1 or height < 1:
         raise BadSlide("implausible_size", f"the header claims {width} x {height} pixels; the file is damaged")
@@ -105,7 +105,7 @@ def _refuse_implausible(slide: openslide.OpenSlide, path: Path) -> None:
             raise BadSlide("implausible_size", f"{found}; convert it to tiles of 256 or 512 pixels")
 
 
-def geometry(slide: openslide.OpenSlide, stated_mpp: float | None = None) -> Geometry:
+def geometry(slide: openslide.AbstractSlide, stated_mpp: float | None = None) -> Geometry:
     """
     Args:
         stated_mpp: um per level-0 pixel from the slide table; wins over what the slide says.
@@ -151,7 +151,7 @@ def refuse_too_coarse(found: Geometry, spacing_um: float) -> None:
         raise BadSlide("too_coarse", f"{detail} {coarsest / (1 + _SPACING_TOLERANCE):.4g}", failed=False)
 
 
-def overview(slide: openslide.OpenSlide, found: Geometry, spacing_um: float) -> np.ndarray:
+def overview(slide: openslide.AbstractSlide, found: Geometry, spacing_um: float) -> np.ndarray:
     """The whole slide at about `spacing_um`, (H, W, 3) uint8; memory does not grow with the level it is read from.
 
     Raises:
@@ -174,7 +174,7 @@ def overview(slide: openslide.OpenSlide, found: Geometry, spacing_um: float) -> 
 
 
 def read_tile(
-    slide: openslide.OpenSlide, found: Geometry, corner: tuple[int, int], *, spacing_um: float, tile_px: int
+    slide: openslide.AbstractSlide, found: Geometry, corner: tuple[int, int], *, spacing_um: float, tile_px: int
 ) -> np.ndarray:
     """A tile with its upper left corner at level-0 pixel `corner`, (tile_px, tile_px, 3) uint8, through OpenSlide.
 
@@ -203,7 +203,7 @@ def resampled(pixels: np.ndarray, box: tuple[float, float, float, float], tile_p
     return np.asarray(Image.fromarray(pixels).resize((tile_px, tile_px), Image.Resampling.LANCZOS, box=box))
 
 
-def _region(slide: openslide.OpenSlide, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+def _region(slide: openslide.AbstractSlide, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
     try:
         return slide.read_region(corner, level, size)
     except openslide.OpenSlideError as error:

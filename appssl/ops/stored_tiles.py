@@ -128,7 +128,7 @@ class StoredTiles:
         return pixels
 
 
-def stored_tiles(path: Path, slide: openslide.OpenSlide) -> StoredTiles | None:
+def stored_tiles(path: Path, slide: openslide.AbstractSlide) -> StoredTiles | None:
     """The levels that can be decoded directly; None if there are none."""
     if slide.properties.get("openslide.vendor") not in _VENDORS:
         return None
@@ -166,7 +166,7 @@ def _level(page: tifffile.TiffPage) -> Level | None:
     return level if len(level.offsets) == len(level.counts) == num_tiles else None
 
 
-def difference(stored: StoredTiles, slide: openslide.OpenSlide, level: int) -> str | None:
+def difference(stored: StoredTiles, slide: openslide.AbstractSlide, level: int) -> str | None:
     """What differs between the two on sampled tiles of a level; None if nothing does."""
     about, factor = stored.levels[level], slide.level_downsamples[level]
     columns, rows = about.size[0] // about.tile[0], about.size[1] // about.tile[1]

@@ -1,12 +1,18 @@
 """Pictures of slides and tiles for the report, as PNG bytes that depend on their content only."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from appssl.ops.slide_pixels import Tiles
+from appssl.ops.tissue import evenly
+
+_SHOWN_SLIDES, _SHOWN_TILES = 8, 8
 _LARGEST_BYTES = 390_000
 _SIDE, _TILE, _NAME, _GAP = 520, 80, 130, 3  # pixels: overlay, tile of a sheet, name of a line, gap
 _LEAST_OUTLINE = 14  # pixels; smaller tiles are shown as dots, outlines would hide the slide
@@ -55,6 +61,44 @@ def sheet(lines: Sequence[tuple[str, Sequence[np.ndarray]]]) -> bytes:
 
 def _wrapped(name: str, length: int = 18, lines: int = 5) -> list[str]:
     return [name[start : start + length] for start in range(0, len(name), length)][:lines]
+
+
+def figures(
+    samples: pl.DataFrame,
+    slides: pl.DataFrame,
+    overlay_of: Callable[[Mapping[str, Any]], bytes],
+    pixels: Tiles,
+) -> tuple[dict[str, bytes], list[dict[str, str]]]:
+    """A sheet of tiles, and overlays of at most eight slides: PNG by file name, and what the report says of each.
+
+    Args:
+        samples: index, slide_id. slides: num_tiles, outcome, reason, tissue_mm2, and whether there is an `overlay`.
+    """
+    files: dict[str, bytes] = {}
+    entries = []
+    tiled = slides.filter(pl.col("num_tiles") > 0)
+    shown = tiled[evenly(len(tiled), _SHOWN_SLIDES)]
+    of = f"{len(shown)} of {len(tiled)} slides with tiles, spread evenly over them in order of their ids"
+    if len(shown):
+        lines = []
+        for row in shown.iter_rows(named=True):
+            own = samples.filter(pl.col("slide_id") == row["slide_id"])["index"].to_numpy()
+            lines.append((row["slide_id"], [pixels.read(int(n)) for n in own[evenly(len(own), _SHOWN_TILES)]]))
+        files["figures/tiles.png"] = sheet(lines)
+        caption = f"Up to {_SHOWN_TILES} tiles each of {of}; tiles spread evenly over the slide."
+        entries.append({"file": "figures/tiles.png", "title": "Tiles", "caption": caption})
+    drawn = slides.filter(pl.col("overlay"))
+    chosen = drawn[evenly(len(drawn), _SHOWN_SLIDES)]
+    for number, row in enumerate(chosen.iter_rows(named=True)):
+        file = f"figures/slide{number}.png"
+        files[file] = overlay_of(row)
+        state = "" if row["outcome"] == "kept" else f" Not used: {row['reason']}."
+        caption = (
+            f"{row['num_tiles']} tiles, {row['tissue_mm2']:.2f} mm2 of tissue.{state} Border of the tissue green, grid "
+            f"tiles blue, point tiles red. One of {len(chosen)} shown of {len(drawn)} slides, spread evenly."
+        )
+        entries.append({"file": file, "title": f"Slide {row['slide_id']}", "caption": caption})
+    return files, entries
 
 
 def small_png(picture: Image.Image) -> bytes:

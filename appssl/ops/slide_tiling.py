@@ -7,15 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from appssl.ops.slide_figures import overlay
 from appssl.ops.slide_masks import BadMask, read_mask, to_geojson
-from appssl.ops.slide_pixels import write_header
+from appssl.ops.slide_pixels import TileStore
 from appssl.ops.slide_reader import SlideReader
 from appssl.ops.slides import (
+    OVERVIEW_UM,
     BadSlide,
     Geometry,
     NotScanned,
@@ -26,8 +27,6 @@ from appssl.ops.slides import (
 )
 from appssl.ops.tile_quality import SCORES, Quality, failing, scores
 from appssl.ops.tissue import Tissue, covered_share, evenly, find_tissue, grid
-
-OVERVIEW_UM = 8.0  # um per pixel of the image of the whole slide, in which tissue is looked for
 
 Row = dict[str, Any]
 Outcome = Literal["left_out", "failed"]
@@ -76,7 +75,7 @@ class TiledSlide:
     Attributes:
         outcome: kept, left_out or failed, with reason and detail. facts: sha256, size, spacing, tissue and how it is
             read, as far as they are known. tiles: those kept: id, kind, x, y (level-0 pixels), label, tissue_fraction,
-            position, and the scores of `tile_quality`, null where pixels were not read.
+            scores, and the scores of `tile_quality`, null where pixels were not read.
         overlay: PNG of the slide with tissue and tiles. mask: GeoJSON of its tissue.
     """
 
@@ -99,19 +98,19 @@ def tile_slide(
     mask: Path | None,
     label: str | None,
     points: Sequence[Row],
-    pack_into: Callable[[], AbstractContextManager[BinaryIO]] | None,
+    store_into: Callable[[int], AbstractContextManager[TileStore]] | None,
 ) -> TiledSlide:
     """
     Args:
         mpp: spacing stated in the table, um per level-0 pixel. mask: GeoJSON of the tissue, instead of looking for it.
         label: of the grid tiles.
         points: labelled points of this slide: id, x, y, label, where.
-        pack_into: opens the file that pixels of the tiles are written to, as .npy in the order of `position`.
+        store_into: opens what pixels are written to, given the largest number of tiles.
     """
     done = TiledSlide()
     try:
         with closing(SlideReader(path, mpp)) as slide:
-            _Tiler(slide, slide_id, tiling, done).tile(mask, label, points, pack_into)
+            _Tiler(slide, slide_id, tiling, done).tile(mask, label, points, store_into)
     except BadSlide as bad:
         done.outcome, done.reason, done.detail = "failed" if bad.failed else "left_out", bad.reason, bad.detail
         noted = {rejected.item for rejected in done.rejected}
@@ -135,7 +134,7 @@ class _Tiler:
         mask: Path | None,
         label: str | None,
         points: Sequence[Row],
-        pack_into: Callable[[], AbstractContextManager[BinaryIO]] | None,
+        store_into: Callable[[int], AbstractContextManager[TileStore]] | None,
     ) -> None:
         """
         Raises:
@@ -160,7 +159,7 @@ class _Tiler:
         self.done.facts["tissue_mm2"] = float(tissue.mask.sum()) * spacing**2 / 1e6
         self.done.mask = to_geojson(tissue.mask, found.size)
         candidates, best = self._candidates(tissue, label, points) if tissue.mask.any() else ([], 0.0)
-        self._read(candidates, pack_into)
+        self._read(candidates, store_into)
         self._draw(image, tissue)
         self._explain_nothing(tissue, candidates, best)
 
@@ -215,37 +214,32 @@ class _Tiler:
                 self._reject(tile, "limit_tiles", f"limit_tiles {self.tiling.limit_tiles} of {len(tiles)}")
         return [tile for n, tile in enumerate(tiles) if n in chosen]
 
-    def _read(self, tiles: list[Row], pack_into: Callable[[], AbstractContextManager[BinaryIO]] | None) -> None:
-        """Reads every candidate once and keeps the readable ones; packed pixels of the others stay 0, unused."""
+    def _read(self, tiles: list[Row], store_into: Callable[[int], AbstractContextManager[TileStore]] | None) -> None:
+        """Reads every candidate once and keeps the readable ones of good quality, with their pixels where asked for."""
         t = self.tiling
         with ExitStack() as stack:
-            file = stack.enter_context(pack_into()) if pack_into is not None and tiles else None
-            if file is not None:
-                write_header(file, len(tiles), t.tile_px)
-            for position, tile in enumerate(tiles):
-                pixels = np.zeros((t.tile_px, t.tile_px, 3), np.uint8)
+            store = stack.enter_context(store_into(len(tiles))) if store_into is not None and tiles else None
+            for tile in tiles:
                 try:
-                    if t.check_tiles or file is not None:
-                        pixels = self.slide.tile((tile["x"], tile["y"]), spacing_um=t.spacing_um, tile_px=t.tile_px)
-                        tile |= scores(pixels, t.spacing_um)
-                    self._judge({**dict.fromkeys(SCORES), **tile, "position": position})
+                    if store is None and not t.check_tiles:
+                        self.done.tiles.append({**dict.fromkeys(SCORES), **tile})
+                        continue
+                    pixels = self.slide.tile((tile["x"], tile["y"]), spacing_um=t.spacing_um, tile_px=t.tile_px)
+                    found = scores(pixels, t.spacing_um)
+                    if self._is_good(tile, found):
+                        self.done.tiles.append({**tile, **found, **(store.add(pixels) if store else {})})
                 except NotScanned as error:
                     self._reject(tile, "not_scanned", str(error))
                 except UnreadableRegion as error:
                     self._reject(tile, "unreadable", str(error), outcome="failed")
-                if file is not None:
-                    file.write(pixels.tobytes())
 
-    def _judge(self, tile: Row) -> None:
-        """Keeps a tile that was read, unless it lies on the grid and is beyond a limit of quality."""
-        poor = None
-        if tile["kind"] == "grid" and tile["sharpness"] is not None:
-            poor = failing(tile, self.tiling.quality)
-        if poor is None:
-            self.done.tiles.append(tile)
-        else:
+    def _is_good(self, tile: Row, found: Mapping[str, float]) -> bool:
+        """Whether a tile is within the limits of quality, which are for tiles of the grid; else it is rejected."""
+        poor = failing(found, self.tiling.quality) if tile["kind"] == "grid" else None
+        if poor is not None:
             self._reject(tile, *poor)
             self.poor.append(poor[1])
+        return poor is None
 
     def _reject(self, tile: Mapping[str, Any], reason: str, detail: str, outcome: Outcome = "left_out") -> None:
         where = f"{self.id}: x {tile['x']}, y {tile['y']}"

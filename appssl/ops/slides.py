@@ -19,6 +19,7 @@ from appssl.errors import DataError
 
 VERSION = f"openslide-python {openslide.__version__}, OpenSlide {openslide.__library_version__}"
 SUFFIXES = (".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu")
+OVERVIEW_UM = 8.0  # um per pixel of the image of the whole slide, in which tissue is looked for
 PLAUSIBLE_UM = (0.05, 20.0)
 _SPACING_TOLERANCE = 0.05  # a slide may be this much coarser than the tiles asked for
 _SAME_SPACING = 1e-3  # relative; below it a level is read as it is

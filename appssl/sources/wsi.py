@@ -5,18 +5,21 @@ points become tiles centred on them. What is not kept, slide or tile, lies in th
 values that decided. Kept tiles are read once while they are prepared: unreadable regions are known before training.
 
 Coordinates are level-0 pixels of the slide. Pixels stay in the slides and are read when they are needed, or are packed
-into one array (`pixels`). How tiles are resampled is stated in `ops/slides.py`, what tissue is in `ops/tissue.py`.
+into one array or tar files of JPEGs (`pixels`). How tiles are resampled is stated in `ops/slides.py`, what tissue is in
+`ops/tissue.py`.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
@@ -24,10 +27,19 @@ from appssl.artifact import Artifact, ArtifactWriter, sha256_file, write_json
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
 from appssl.ops.bag_assembly import CLASSES, Regions, in_regions
-from appssl.ops.heatmaps import geojson, heatmap
 from appssl.ops.paths import inside
-from appssl.ops.slide_figures import sheet
-from appssl.ops.slide_pixels import LazyTiles, PackedTiles, color_statistics, pack
+from appssl.ops.slide_figures import figures
+from appssl.ops.slide_pixels import (
+    LazyTiles,
+    PackedTiles,
+    TarTiles,
+    TileArray,
+    Tiles,
+    TileStore,
+    TileTar,
+    color_statistics,
+    pack,
+)
 from appssl.ops.slide_table import (
     Columns,
     Points,
@@ -38,17 +50,17 @@ from appssl.ops.slide_table import (
     read_table,
     refuse,
 )
-from appssl.ops.slide_tiling import OVERVIEW_UM, TiledSlide, Tiling, tile_slide
-from appssl.ops.slides import SUFFIXES, VERSION, UnreadableRegion, overview
+from appssl.ops.slide_tiling import TiledSlide, Tiling, tile_slide
+from appssl.ops.slides import SUFFIXES, VERSION
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
 from appssl.ops.tile_quality import SCORES, Quality
+from appssl.ops.tiled_slides import TiledSlides
 from appssl.ops.tissue import evenly
 from appssl.settings import Settings
 
 _ROOT = "root.json"  # where the slides are on this machine; beside the manifest, not part of the result
 _FEW_GROUPS = 5  # in the test part, below which nothing can be said of patients
 _STATISTICS_TILES = 256  # training tiles that mean and standard deviation of colours are taken from
-_SHOWN_SLIDES, _SHOWN_TILES = 8, 8
 _SLIDES: dict[str, Any] = {
     "unit": pl.Int64, "slide_id": pl.String, "path": pl.String, "patient": pl.String, "label": pl.String,
     "group": pl.String, "split": pl.String, "outcome": pl.String, "reason": pl.String, "sha256": pl.String,
@@ -58,7 +70,8 @@ _SLIDES: dict[str, Any] = {
 }  # fmt: skip
 _TILES: dict[str, Any] = {
     "id": pl.String, "slide_id": pl.String, "kind": pl.String, "x": pl.Int64, "y": pl.Int64, "label": pl.String,
-    "tissue_fraction": pl.Float64, "unit": pl.Int64, "position": pl.Int64, **dict.fromkeys(SCORES, pl.Float64),
+    "tissue_fraction": pl.Float64, "unit": pl.Int64, "place": pl.Int64, "length": pl.Int64,
+    **dict.fromkeys(SCORES, pl.Float64),
 }  # fmt: skip
 
 
@@ -75,15 +88,15 @@ class Config(Settings):
     tissue_fraction: float = Field(0.5, ge=0, le=1, description="smallest share of tissue in a grid tile")
     min_part_um2: float = Field(10_000, ge=0, description="smaller parts of tissue do not count, um2")
     min_hole_um2: float = Field(10_000, ge=0, description="smaller holes in tissue count as tissue, um2")
-    quality: Quality = Field(Quality(), description="which grid tiles are too poor; needs check_tiles or packed pixels")
+    quality: Quality = Field(Quality(), description="which grid tiles are too poor; needs check_tiles or stored pixels")
     group_by: Literal["patient", "slide"] = Field("patient", description="what must not cross the split")
     split: GroupSplit = Field(GroupSplit(test=0.25), description="division where the table has no split")
     points: Points | None = Field(None, description="labelled points, each becomes a tile of kind `point`")
     slide_labels: bool = Field(False, description="grid tiles get the label of their slide; slides are bags of tiles")
     regions: Regions | None = Field(None, description="instead of slides: squares of a slide are bags of point tiles")
     check_tiles: bool = Field(True, description="read every kept tile once, to find unreadable ones before training")
-    pixels: Literal["slides", "packed"] = Field(
-        "slides", description="read tiles from the slides in training, or store them: larger, faster, self-contained"
+    pixels: Literal["slides", "packed", "jpeg"] = Field(
+        "slides", description="read tiles from the slides in training, or store them: one array, or tar files of JPEGs"
     )
     limit_slides: int | None = Field(None, ge=1, description="at most this many slides, spread evenly over the table")
     limit_tiles: int | None = Field(
@@ -230,11 +243,19 @@ class WSI:
             mask=slides_root / row["mask"] if row["mask"] else None,
             label=row["label"] if c.slide_labels else None,
             points=[{**point, "id": _point_id(point)} for point in own],
-            pack_into=(lambda: out.open(_packed_name(row["unit"]))) if c.pixels == "packed" else None,
+            store_into=None if c.pixels == "slides" else partial(self._store, out, row["unit"]),
         )
         if done.overlay is not None:
             out.bytes(_overlay_name(row["unit"]), done.overlay)
         return done
+
+    @contextmanager
+    def _store(self, out: ArtifactWriter, unit: int, count: int) -> Iterator[TileStore]:
+        c = self.config
+        with out.open(_stored_name(unit, c.pixels)) as file:
+            store = TileArray(file, count, c.tile_px) if c.pixels == "packed" else TileTar(file)
+            yield store
+            store.close()
 
     def merge(self, root: Path, shards: Sequence[Artifact], out: ArtifactWriter) -> None:
         """Joins shards: samples, slides, packed pixels, meta, figures; the same bytes for any number of shards.
@@ -277,7 +298,11 @@ class WSI:
             out.bytes(name, shards[shard].path(name).read_bytes())
         pixels = self._pixels(root, tiles, slides, shards, out)
         out.json("meta.json", self._meta(samples, pixels))
-        _write_figures(samples, slides, shards, pixels, out)
+        overlay_of = lambda row: shards[row["shard"]].path(_overlay_name(row["unit"])).read_bytes()  # noqa: E731
+        files, entries = figures(samples, slides, overlay_of, pixels)
+        for file, content in files.items():
+            out.bytes(file, content)
+        out.json("figures.json", entries)
 
     def _pixels(
         self,
@@ -286,17 +311,28 @@ class WSI:
         slides: pl.DataFrame,
         shards: Sequence[Artifact],
         out: ArtifactWriter,
-    ) -> LazyTiles | PackedTiles:
+    ) -> Tiles:
         c = self.config
         if c.pixels == "slides":
             write_json(out.folder / _ROOT, {"slides_root": str(self.slides_root(root))})
             return LazyTiles(self.slides_root(root), tiles, slides, spacing_um=c.spacing_um, tile_px=c.tile_px)
-        places = tiles.select("shard", "unit", "position").iter_rows()
-        with out.open("pixels.npy") as file:
-            pack(((shards[s].path(_packed_name(u)), p) for s, u, p in places), len(tiles), c.tile_px, file)
-        return PackedTiles(out.folder / "pixels.npy")
+        if c.pixels == "packed":
+            places = tiles.select("shard", "unit", "place").iter_rows()
+            with out.open("pixels.npy") as file:
+                pack(
+                    ((shards[s].path(_stored_name(u, "packed")), p) for s, u, p in places), len(tiles), c.tile_px, file
+                )
+            return PackedTiles(out.folder / "pixels.npy")
+        for shard, unit in tiles.select("shard", "unit").unique(maintain_order=True).iter_rows():
+            name = _stored_name(unit, "jpeg")
+            with out.open(name) as file, shards[shard].path(name).open("rb") as stored:
+                shutil.copyfileobj(stored, file)
+        named = pl.col("unit").map_elements(lambda unit: _stored_name(unit, "jpeg"), return_dtype=pl.String)
+        index = tiles.select(file=named, place="place", length="length")
+        out.table("tiles.parquet", index)
+        return TarTiles(out.folder, index)
 
-    def _meta(self, samples: pl.DataFrame, pixels: LazyTiles | PackedTiles) -> dict[str, Any]:
+    def _meta(self, samples: pl.DataFrame, pixels: Tiles) -> dict[str, Any]:
         c = self.config
         groups = dict(samples.group_by("split").agg(pl.col("group").n_unique()).sort("split").iter_rows())
         facts: dict[str, Any] = {"size_px": c.tile_px, "spacing_um": c.spacing_um, "channels": 3, "num_groups": groups}
@@ -316,48 +352,11 @@ class WSI:
             "classes": list(CLASSES) if c.regions else samples["label"].drop_nulls().unique().sort().to_list(),
         }  # fmt: skip
 
-    def open(self, artifact: Artifact) -> "WSIData":
-        return WSIData(artifact)
-
-
-class WSIData:
-    """Prepared tiles; `read` gives (tile_px, tile_px, 3) uint8, in any number of processes and threads."""
-
-    def __init__(self, artifact: Artifact) -> None:
+    def open(self, artifact: Artifact) -> TiledSlides:
         values = artifact.json("meta.json")
-        self.meta = Meta(**{**values, "classes": tuple(values["classes"])})
-        self.samples: pl.DataFrame = artifact.table("samples.parquet")
-        self._pixels: LazyTiles | PackedTiles
-        if artifact.has("pixels.npy"):
-            self._pixels = PackedTiles(artifact.path("pixels.npy"))
-        else:
-            spacing_um, tile_px = self.meta.facts["spacing_um"], self.meta.facts["size_px"]
-            root, slides = _known_root(artifact.folder), artifact.table("slides.parquet")
-            self._pixels = LazyTiles(root, self.samples, slides, spacing_um=spacing_um, tile_px=tile_px)
-
-    def read(self, row: int) -> np.ndarray:
-        return self._pixels.read(row)
-
-    def heatmap(self, slide_id: str, values: np.ndarray, name: str) -> tuple[bytes, dict[str, Any]]:
-        """PNG and GeoJSON with a value (N,) in 0..1 for each tile of a slide, in the order of `samples`.
-
-        Raises:
-            DataError: if the slide cannot be read any more, or pixels were packed and the slides are not known.
-        """
-        if not isinstance(self._pixels, LazyTiles):
-            raise DataError("heatmaps need the slides: prepare with pixels: slides.")
-        reader = self._pixels.reader(slide_id)
-        found = reader.geometry
-        try:
-            image = overview(reader.handle, found, OVERVIEW_UM)
-        except UnreadableRegion as error:
-            raise DataError(f"{reader.path}: the overview cannot be read: {error}.") from None
-        own = self.samples.filter(pl.col("slide_id") == slide_id)
-        corners = own.select("x", "y").to_numpy()
-        size = found.pixels0(self.meta.facts["size_px"] * self.meta.facts["spacing_um"])
-        scale = np.array([image.shape[1] / found.size[0], image.shape[0] / found.size[1]])
-        boxes = np.hstack([corners * scale, (corners + np.array(size)) * scale])
-        return heatmap(image, boxes, values), geojson(corners, size, values, name)
+        meta = Meta(**{**values, "classes": tuple(values["classes"])})
+        samples: pl.DataFrame = artifact.table("samples.parquet")
+        return TiledSlides(meta, samples, _stored_pixels(artifact, meta, samples))
 
 
 def build(config: Config) -> WSI:
@@ -469,8 +468,17 @@ def _refuse_mixed(shards: Sequence[Artifact]) -> None:
         raise DataError(f"shards {[a['shard'] for a in about]} given, {about[0]['num_shards']} are needed, each once.")
 
 
-def _packed_name(unit: int) -> str:
-    return f"pixels/{unit:06}.npy"
+def _stored_pixels(artifact: Artifact, meta: Meta, samples: pl.DataFrame) -> Tiles:
+    if artifact.has("pixels.npy"):
+        return PackedTiles(artifact.path("pixels.npy"))
+    if artifact.has("tiles.parquet"):
+        return TarTiles(artifact.folder, artifact.table("tiles.parquet"))
+    root, slides = _known_root(artifact.folder), artifact.table("slides.parquet")
+    return LazyTiles(root, samples, slides, spacing_um=meta.facts["spacing_um"], tile_px=meta.facts["size_px"])
+
+
+def _stored_name(unit: int, pixels: str) -> str:
+    return f"pixels/{unit:06}.{'npy' if pixels == 'packed' else 'tar'}"
 
 
 def _overlay_name(unit: int) -> str:
@@ -480,40 +488,6 @@ def _overlay_name(unit: int) -> str:
 def _mask_name(unit: int, slide_id: str) -> str:
     readable = re.sub(r"[^\w.-]", "_", slide_id)[:80]
     return f"tissue/{unit:06}_{readable}.geojson"
-
-
-def _write_figures(
-    samples: pl.DataFrame,
-    slides: pl.DataFrame,
-    shards: Sequence[Artifact],
-    pixels: LazyTiles | PackedTiles,
-    out: ArtifactWriter,
-) -> None:
-    """A sheet of tiles, and overlays of at most eight slides, spread evenly over those in order of their ids."""
-    entries = []
-    tiled = slides.filter(pl.col("num_tiles") > 0)
-    shown = tiled[evenly(len(tiled), _SHOWN_SLIDES)]
-    of = f"{len(shown)} of {len(tiled)} slides with tiles, spread evenly over them in order of their ids"
-    if len(shown):
-        lines = []
-        for row in shown.iter_rows(named=True):
-            own = samples.filter(pl.col("slide_id") == row["slide_id"])["index"].to_numpy()
-            lines.append((row["slide_id"], [pixels.read(int(n)) for n in own[evenly(len(own), _SHOWN_TILES)]]))
-        out.bytes("figures/tiles.png", sheet(lines))
-        caption = f"Up to {_SHOWN_TILES} tiles each of {of}; tiles spread evenly over the slide."
-        entries.append({"file": "figures/tiles.png", "title": "Tiles", "caption": caption})
-    drawn = slides.filter(pl.col("overlay"))
-    chosen = drawn[evenly(len(drawn), _SHOWN_SLIDES)]
-    for number, row in enumerate(chosen.iter_rows(named=True)):
-        file = f"figures/slide{number}.png"
-        out.bytes(file, shards[row["shard"]].path(_overlay_name(row["unit"])).read_bytes())
-        state = "" if row["outcome"] == "kept" else f" Not used: {row['reason']}."
-        caption = (
-            f"{row['num_tiles']} tiles, {row['tissue_mm2']:.2f} mm2 of tissue.{state} Border of the tissue green, grid "
-            f"tiles blue, point tiles red. One of {len(chosen)} shown of {len(drawn)} slides, spread evenly."
-        )
-        entries.append({"file": file, "title": f"Slide {row['slide_id']}", "caption": caption})
-    out.json("figures.json", entries)
 
 
 def _known_root(folder: Path) -> Path:

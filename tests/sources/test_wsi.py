@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -137,7 +138,25 @@ def test_packed_pixels_are_the_pixels_of_the_slides_and_need_no_slides(lazy, sli
     assert not (tmp_path / "data/root.json").exists()
 
 
-@pytest.mark.parametrize("pixels", ["slides", "packed"])
+def test_jpeg_tiles_are_close_to_the_slides_and_need_none(lazy, slides, tmp_path):
+    shutil.copytree(slides, tmp_path / "root")
+    artifact, stored = prepared(config(pixels="jpeg"), tmp_path / "root", tmp_path)
+    shutil.rmtree(tmp_path / "root")
+    _, data = lazy
+    assert stored.samples.equals(data.samples)
+    for row in range(0, len(data.samples), 7):
+        assert stored.read(row).shape == data.read(row).shape
+        assert np.abs(stored.read(row).astype(int) - data.read(row)).mean() < 3
+    index = artifact.table("tiles.parquet")
+    with tarfile.open(artifact.path(index["file"][0])) as tar:
+        members = tar.getmembers()
+        own = index.filter(pl.col("file") == index["file"][0])
+        assert [member.name for member in members] == [f"{n:06}.jpg" for n in range(len(own))]
+        assert sorted(own["place"]) == [member.offset_data for member in members]
+        assert sum(own["length"]) == sum(member.size for member in members)
+
+
+@pytest.mark.parametrize("pixels", ["slides", "packed", "jpeg"])
 def test_any_number_of_shards_gives_the_same_bytes(slides, tmp_path, pixels):
     settings = config(pixels=pixels, limit_tiles=5)
     one, _ = prepared(settings, slides, tmp_path / "one")

@@ -21,7 +21,9 @@ bag term is a linear classifier of the mean (the code takes a softmax twice), in
 one bag that is drawn in proportion to its tiles, instead of a pass of its own; the dropout of features is left to the
 views. Prototypes also move in the warm-up, and that of the positive class is set at its end to the mean of the most
 positive tile of each positive bag: without that the published rule leaves it where no tile is near, and all tiles
-become negative where the classifier is not yet sure of any (seen on the training part of small data). Until the end of
+become negative where the classifier is not yet sure of any (seen on the training part of small data). For such
+data there is also another bag term: cross-entropy of the highest tile with the label of the bag, which acts on the
+instance classifier itself. Until the end of
 the first phase the momentum encoder is a copy; phi falls by step instead of epoch; empty places of the queue take part
 in nothing; the log of the mean exponential is taken where the code sums.
 """
@@ -61,6 +63,9 @@ class Config(Settings):
     label_momentum: tuple[float, float] = Field((0.95, 0.8), description="phi at the beginning and at the end")
     contrastive_weight: float = Field(0.5, ge=0, description="lambda")
     bag_weight: float = Field(1.0, ge=0, description="weight of the bag term; 0: without")
+    bag_term: Literal["mean", "max"] = Field(
+        "mean", description="mean: a classifier of the bag's mean feature, as published; max: the bag's highest tile"
+    )
     tiles_per_bag: int = Field(100, ge=1, description="most tiles of a bag in the bag term")
     bag_label_epochs: int = Field(1, ge=0, description="first phase: the bag's label taken for that of its tiles")
     warmup_epochs: int = Field(15, ge=0, description="second phase: positive bags only, MoCo's loss")
@@ -181,8 +186,7 @@ class INS(nn.Module):
             contrastive = family_contrast(query, pool, classes, pool_class, temperature=config.temperature)
         targets = self.pseudo_labels[batch["index"]]
         classification = -(targets * logits.log_softmax(1)).sum(1).mean()
-        bag_logits = self.bag_head(self.backbone(batch["input"]).mean(0, keepdim=True)).float()
-        bag = functional.cross_entropy(bag_logits, self.bag_targets[batch["group"][:1]])
+        bag = self._bag_loss(self.backbone(batch["input"]), self.bag_targets[batch["group"][:1]])
         self._enqueue(key, classes)
         metrics = {
             "loss_classification": classification.detach(),
@@ -192,6 +196,14 @@ class INS(nn.Module):
             "positive_share": ((targets[:, 1] > 0.5) & (positive == 1)).sum() / positive.sum().clamp(min=1),
         }
         return Step(classification + config.contrastive_weight * contrastive + config.bag_weight * bag, metrics)
+
+    def _bag_loss(self, features: Tensor, target: Tensor) -> Tensor:
+        """L_bc of one bag with the features (L, F) of its tiles and its label (1,)."""
+        if self.config.bag_term == "mean":
+            return functional.cross_entropy(self.bag_head(features.mean(0, keepdim=True)).float(), target)
+        negative, positive = self.head(features).float().unbind(1)
+        highest = (positive - negative).max().reshape(1)
+        return functional.binary_cross_entropy_with_logits(highest, target.to(highest.dtype))
 
     def _epoch(self) -> int:
         """The epoch of the next batch; read from the device once, after a resume."""

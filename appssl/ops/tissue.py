@@ -24,6 +24,7 @@ _EDGE_WINDOW_UM = 72.0
 _EDGE_SHARE = 0.25  # of the pixels in the window
 _INK_DENSITY = 0.15  # below this a colour cannot be told reliably
 _INK_RATIO = 0.75  # haematoxylin and eosin absorb green most; ink absorbs green less than this share of red or blue
+_STROKE_SHARE = 0.25  # of a part of tissue that is ink, for it to be a stroke of a pen
 _BLACK = 40  # of 255, brightest channel: fluorescence background, black scanner border, black ink
 _DARK_SHARE = 0.5  # a slide with more black than this is no stained section on bright glass
 
@@ -69,6 +70,7 @@ def find_tissue(image: np.ndarray, *, spacing_um: float, min_part_um2: float, mi
     ink = is_ink(red, green, blue)
     is_textured = absorbs & (edges > _EDGE_SHARE)
     excluded = ink | is_black
+    is_textured &= ~beside_ink(is_textured, ink)
     mask = cleaned(is_textured & ~excluded, round(min_part_um2 / spacing_um**2), round(min_hole_um2 / spacing_um**2))
     measured = {
         "tissue_share": float(mask.mean()),
@@ -167,6 +169,17 @@ def is_ink(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
     """
     other = cv2.max(red, blue)
     return (other > _INK_DENSITY) & (green < _INK_RATIO * other)
+
+
+def beside_ink(mask: np.ndarray, ink: np.ndarray) -> np.ndarray:
+    """Parts of a mask (H, W) bool, 4-connected, of which a quarter or more is ink: strokes with blurred borders."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
+    area = np.bincount(labels.ravel(), minlength=count)
+    inked = np.bincount(labels[ink], minlength=count)
+    is_stroke = inked >= _STROKE_SHARE * np.maximum(area, 1)
+    is_stroke[0] = False
+    found: np.ndarray = is_stroke[labels]
+    return found
 
 
 def cleaned(mask: np.ndarray, min_part: int, min_hole: int) -> np.ndarray:

@@ -205,6 +205,14 @@ def test_the_bag_term_is_a_classifier_of_the_mean_over_the_tiles():
     torch.testing.assert_close(tuned.train()(data).metrics["loss_bag"], expected.detach())
 
 
+@pytest.mark.parametrize("target", [0, 1])
+def test_the_other_bag_term_is_the_cross_entropy_of_the_highest_tile(target):
+    tuned, features = learner(bag_term="max"), torch.randn(7, 6)
+    highest = max(float(p) for p in tuned.head(features).detach().softmax(1)[:, 1])
+    expected = -math.log(highest if target else 1 - highest)
+    assert float(tuned._bag_loss(features, torch.tensor([target]))) == pytest.approx(expected, rel=1e-5)
+
+
 def test_nothing_flows_into_keys_prototypes_and_pseudo_labels():
     tuned = at_epoch(learner(), 20)
     tuned.train()(batch()).loss.backward()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from appssl.ops.slides import geometry, open_slide, overview
 from appssl.ops.tissue import (
     background_color,
+    beside_ink,
     cleaned,
     covered_share,
     edge_share,
@@ -88,6 +89,19 @@ def test_blue_and_green_ink_is_no_tissue_but_stains_are():
     stains = np.array([[[110, 60, 140], [225, 150, 200], [80, 68, 117], [214, 130, 174]]], np.uint8)
     assert is_ink(*optical_densities(ink, white)).all()
     assert not is_ink(*optical_densities(stains, white)).any()
+
+
+def test_parts_of_which_a_quarter_is_ink_are_strokes_and_other_ink_is_no_part_of_it():
+    mask, ink = np.zeros((20, 20), bool), np.zeros((20, 20), bool)
+    mask[1:9, 1:9] = True  # 64 pixels, 16 of them ink
+    ink[1:3, 1:9] = True
+    mask[11:19, 1:9] = True  # 64 pixels, 15 of them ink
+    ink[11:13, 1:9] = True
+    ink[12, 8] = False
+    ink[5, 15] = True  # beside any tissue
+    found = beside_ink(mask, ink)
+    assert found[1:9, 1:9].all()
+    assert found.sum() == 64
 
 
 def test_small_parts_and_holes_follow_their_areas():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import shapely
 
 from appssl.artifact import ArtifactWriter
 from appssl.errors import DataError, SettingsError
@@ -267,6 +268,16 @@ def test_scores_of_tiles_find_the_blurred_region_and_a_limit_takes_it_out(slides
     assert artifact.accounts()["tiles"].total == len(every.samples) + sum(
         reason == "background" for _, reason, _ in rejected(artifact, "tile").values()
     )
+
+
+def test_neither_a_stroke_of_a_pen_nor_its_border_is_tissue(lazy, slides):
+    artifact, _ = lazy
+    regions = json.loads((slides / "truth/slide00.geojson").read_text())["features"]
+    pen = next(shapely.from_geojson(json.dumps(f["geometry"])) for f in regions if "pen" in str(f["properties"]))
+    name = artifact.table("slides.parquet").filter(pl.col("slide_id") == "slide00")["tissue"].item()
+    tissue = shapely.from_geojson(artifact.path(name).read_text())
+    assert tissue.area > 0
+    assert not tissue.intersects(pen.buffer(30))
 
 
 def test_a_slide_of_poor_tiles_only_says_by_how_much(slides, tmp_path):

@@ -210,7 +210,7 @@ def test_the_other_bag_term_is_the_cross_entropy_of_the_highest_tile(target):
     tuned, features = learner(bag_term="max"), torch.randn(7, 6)
     highest = max(float(p) for p in tuned.head(features).detach().softmax(1)[:, 1])
     expected = -math.log(highest if target else 1 - highest)
-    assert float(tuned._bag_loss(features, torch.tensor([target]))) == pytest.approx(expected, rel=1e-5)
+    assert tuned._bag_loss(features, torch.tensor([target])).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_nothing_flows_into_keys_prototypes_and_pseudo_labels():

@@ -12,9 +12,11 @@ import numpy as np
 import polars as pl
 import pytest
 import shapely
+import tifffile
 
 from appssl.artifact import ArtifactWriter
 from appssl.errors import DataError, SettingsError
+from appssl.ops import slides as slides_module
 from appssl.ops.bags import index_bags
 from appssl.ops.slides import geometry, open_slide, read_tile
 from appssl.settings import validate
@@ -390,6 +392,73 @@ def test_each_bad_slide_has_its_reason_and_stops_no_other(own, tmp_path):
     assert "set spacing_um to at least 1.905" in found["coarse"][2]
     assert found["small"][1] in ("smaller_than_a_tile", "zero_tissue")
     assert set(data.samples["slide_id"]) == {"slide00"}
+
+
+def emptied(path, every):
+    """Sets the length of every n-th stored tile of the first level to 0 in the index of the file."""
+    with tifffile.TiffFile(path) as file:
+        tag, order = file.pages[0].tags["TileByteCounts"], file.byteorder
+        size = {3: 2, 4: 4, 16: 8}[tag.dtype]
+    with path.open("r+b") as file:
+        for n in range(0, tag.count, every):
+            file.seek(tag.valueoffset + n * size)
+            file.write((0).to_bytes(size, "little" if order == "<" else "big"))
+
+
+def test_tiles_of_no_bytes_are_left_out_and_never_white(own, tmp_path):
+    _, before = prepared(config(**ALONE, spacing_um=0.5, tile_px=256), own, tmp_path / "before")
+    known = {before.read(n).tobytes() for n in range(len(before.samples))}
+    emptied(own / "slides/slide00.tif", 2)
+    artifact, data = prepared(config(**ALONE, spacing_um=0.5, tile_px=256), own, tmp_path / "after")
+    account = artifact.accounts()["tiles"]
+    lost = account.left_out.get("not_scanned", 0) + account.failed.get("unreadable", 0)
+    assert len(data.samples) + lost == len(before.samples)
+    assert lost >= len(before.samples) // 3
+    assert {data.read(n).tobytes() for n in range(len(data.samples))} <= known
+
+
+def test_a_slide_without_lower_levels_gives_the_same_tiles(own, tmp_path):
+    image = np.asarray(slides_module.Image.open(own / "slides/slide00.tif"))
+    write(own / "slides/flat.tif", image, levels=1, jpeg=False)
+    write(own / "slides/pyramid.tif", image, levels=3, jpeg=False)
+    table(own, [("flat", "slides/flat.tif"), ("pyramid", "slides/pyramid.tif")])
+    _, data = prepared(config(**ALONE, spacing_um=0.5), own, tmp_path / "out")
+    flat, pyramid = (data.samples.filter(pl.col("slide_id") == name) for name in ("flat", "pyramid"))
+    assert len(flat) > 10
+    assert len(set(flat.select("x", "y").rows()) ^ set(pyramid.select("x", "y").rows())) <= 0.1 * len(flat)
+
+
+def test_the_content_counts_and_not_the_suffix(own, tmp_path):
+    shutil.copy(own / "slides/slide00.tif", own / "slides/renamed.svs")
+    slides_module.Image.new("RGB", (300, 300)).save(own / "slides/picture.png")
+    (own / "slides/picture.png").rename(own / "slides/picture.svs")
+    rows = [("renamed", "slides/renamed.svs", None), ("picture", "slides/picture.svs", 0.5)]
+    table(own, rows, ("slide_id", "path", "mpp"))
+    artifact, data = prepared(config(**ALONE), own, tmp_path / "out")
+    assert set(data.samples["slide_id"]) == {"renamed"}
+    assert rejected(artifact)["picture"][:2] == ("failed", "not_a_slide")
+
+
+def test_a_slide_of_one_pixel_is_explained(own, tmp_path):
+    write(own / "slides/pixel.tif", np.full((1, 1, 3), 200, np.uint8), levels=1, jpeg=False)
+    rows = [("pixel", "slides/pixel.tif"), ("slide00", "slides/slide00.tif")]
+    table(own, rows)
+    artifact, data = prepared(config(**ALONE), own, tmp_path / "out")
+    assert rejected(artifact)["pixel"][1] in ("zero_tissue", "smaller_than_a_tile")
+    assert set(data.samples["slide_id"]) == {"slide00"}
+
+
+def test_tiles_of_slides_without_a_label_stay_for_pretraining_and_are_in_no_bag(own, tmp_path):
+    for name in ("one", "two"):
+        shutil.copy(own / "slides/slide00.tif", own / f"slides/{name}.tif")
+    rows = [("slide00", "slides/slide00.tif", "a"), ("one", "slides/one.tif", "b"), ("two", "slides/two.tif", None)]
+    table(own, rows, ("slide_id", "path", "label"))
+    _, data = prepared(config(**ALONE, slide_labels=True), own, tmp_path / "out")
+    unlabelled = data.samples.filter(pl.col("slide_id") == "two")
+    assert len(unlabelled) > 0
+    assert unlabelled["label"].null_count() == len(unlabelled)
+    bags = index_bags(data.samples, data.meta.facts, data.meta.classes)
+    assert bags.names.tolist() == ["one", "slide00"]
 
 
 def test_points_of_an_unusable_slide_are_left_out_too(own, tmp_path):

@@ -1,6 +1,8 @@
-"""Tiles per second from a large slide, beside OpenSlide and bare JPEG decoding of the same bytes, one at a time.
+"""Tiles per second from a large slide, beside other readers and bare JPEG decoding of the same bytes, one at a time.
 
 python benchmarks/wsi_tiles.py [SLIDE]      (without a slide: one of 40,960 x 40,960 pixels is made)
+
+OpenSlide is always measured, hs2p and TIAToolbox where they are installed: pip install 'appssl[bench]'.
 
 The same tiles are read in the same order by each. `bare decoding` decodes the stored tiles alone, without opening
 files, cutting or resampling: nothing that reads JPEG tiles can be faster. Times are CPU times, the best of three.
@@ -10,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import imagecodecs
@@ -71,23 +74,58 @@ def per_second(work: Callable[[], object], count: int) -> float:
     return count / best
 
 
+Reader = Callable[[tuple[int, int], float, int], np.ndarray]
+
+
+def ours(path: Path, spacing_um: float) -> Reader:
+    reader = SlideReader(path)
+    assert reader.use_stored(spacing_um) == ""
+    return lambda corner, spacing, side: reader.tile(corner, spacing_um=spacing, tile_px=side)
+
+
+def openslide(path: Path, spacing_um: float) -> Reader:
+    reader = SlideReader(path)
+    return lambda corner, spacing, side: read_tile(
+        reader.handle, reader.geometry, corner, spacing_um=spacing, tile_px=side
+    )
+
+
+def hs2p(path: Path, spacing_um: float) -> Reader:
+    from hs2p.wsi.wsi import WSI
+
+    slide = WSI(path=path, backend="openslide")
+    return lambda corner, spacing, side: slide.read_region_at_spacing(
+        location=corner, requested_spacing_um=spacing, size=(side, side), tolerance=0.01, interpolation="area"
+    )
+
+
+def tiatoolbox(path: Path, spacing_um: float) -> Reader:
+    from tiatoolbox.wsicore.wsireader import OpenSlideWSIReader
+
+    slide = OpenSlideWSIReader(path)
+    return lambda corner, spacing, side: slide.read_rect(corner, (side, side), resolution=spacing, units="mpp")
+
+
+OTHERS = [openslide, *(reader for reader in (hs2p, tiatoolbox) if find_spec(reader.__name__))]
+
+
 def compare(name: str, path: Path, corners: list[tuple[int, int]], spacing_um: float, tile_px: int) -> None:
     """Every reader is opened anew for each job, as its caches would help the next one."""
 
-    def ours() -> None:
-        reader = SlideReader(path)
-        assert reader.use_stored(spacing_um) == ""
-        for corner in corners:
-            reader.tile(corner, spacing_um=spacing_um, tile_px=tile_px)
+    def rate(opened: Callable[[Path, float], Reader]) -> float:
+        def read_all() -> None:
+            read = opened(path, spacing_um)
+            for corner in corners:
+                assert read(corner, spacing_um, tile_px).shape[:2] == (tile_px, tile_px)
 
-    def through_openslide() -> None:
-        reader = SlideReader(path)
-        for corner in corners:
-            read_tile(reader.handle, reader.geometry, corner, spacing_um=spacing_um, tile_px=tile_px)
+        return per_second(read_all, len(corners))
 
-    found, theirs = per_second(ours, len(corners)), per_second(through_openslide, len(corners))
-    line = f"{name:34s} {found:7.0f} tiles/s, OpenSlide {theirs:6.0f}, ratio {found / theirs:5.2f}"
-    print(line, flush=True)
+    found = rate(ours)
+    print(f"{name:34s} {found:7.0f} tiles/s", end="", flush=True)
+    for other in OTHERS:
+        theirs = rate(other)
+        print(f", {other.__name__} {theirs:5.0f} (ratio {found / theirs:4.2f})", end="", flush=True)
+    print()
 
 
 def bare(path: Path, corners: list[tuple[int, int]]) -> None:

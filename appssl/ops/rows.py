@@ -23,6 +23,12 @@ def training_rows(samples: pl.DataFrame) -> np.ndarray:
 
 
 def batch_of_views(data: Any, rows: np.ndarray, views: Any, *, seed: int, epoch: int) -> dict[str, Any]:
-    """{index, views} of rows (B,) int64 of prepared data; views as `contracts.Views`."""
-    made = [views.views(data.read(int(row)), rng_for(seed, epoch, int(row))) for row in rows]
+    """{index, views} of rows (B,) int64 of prepared data; views as `contracts.Views`.
+
+    Rows are read in their order in the data, where neighbours lie side by side on disk, whatever their order here.
+    """
+    made: list[Any] = [None] * len(rows)
+    for place in np.argsort(rows, kind="stable"):
+        row = int(rows[place])
+        made[place] = views.views(data.read(row), rng_for(seed, epoch, row))
     return {"index": torch.from_numpy(rows), "views": [torch.stack(view) for view in zip(*made, strict=True)]}

@@ -32,3 +32,13 @@ def test_views_depend_on_seed_epoch_and_row_only():
     assert all(torch.equal(view[0], alone) for view, alone in zip(batch["views"], expected, strict=True))
     other = batch_of_views(data, np.array([9, 4]), views, seed=5, epoch=4)
     assert not torch.equal(batch["views"][0], other["views"][0])
+
+
+def test_rows_are_read_in_the_order_of_the_data_and_stay_in_that_of_the_batch():
+    data, views, read = BagData(num_bags=2, length=8), PlainViews(), []
+    plain = data.read
+    data.read = lambda row: read.append(row) or plain(row)
+    batch = batch_of_views(data, np.array([9, 4, 12, 4]), views, seed=5, epoch=3)
+    assert read == [4, 4, 9, 12]
+    for place, row in enumerate((9, 4, 12, 4)):
+        assert torch.equal(batch["views"][0][place], views.views(plain(row), rng_for(5, 3, row))[0])

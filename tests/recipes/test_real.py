@@ -9,7 +9,16 @@ import pytest
 from tests.commands import appssl
 
 DATA = Path(os.environ.get("APPSSL_DATA", ""))
-RECIPES = ("wsi/her2st", "wearable/dsads", "webnoisy/cifar10n", "recsys/ml_small")
+RECIPES = (
+    "wsi/her2st",
+    "wsi/her2st_ins",
+    "wsi/idc_ins",
+    "wsi/monuseg_organ",
+    "bench/ins_mil",
+    "wearable/dsads",
+    "webnoisy/cifar10n",
+    "recsys/ml_small",
+)
 pytestmark = [
     pytest.mark.data,
     pytest.mark.slow,
@@ -28,6 +37,6 @@ def test_a_real_recipe_runs_end_to_end(recipe, tmp_path):
     assert 0 < row["value"] <= 1
     assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
     assert (tmp_path / row["report"]).stat().st_size > 10_000
-    run = tmp_path / "results" / "quick" / recipe / "s0"
+    run = (tmp_path / row["report"]).parents[1]
     for evaluator in json.loads((run / "evaluate" / "metrics.json").read_text()).values():
         assert evaluator

@@ -70,8 +70,10 @@ def find_tissue(image: np.ndarray, *, spacing_um: float, min_part_um2: float, mi
     ink = is_ink(red, green, blue)
     is_textured = absorbs & (edges > _EDGE_SHARE)
     excluded = ink | is_black
-    is_textured &= ~beside_ink(is_textured, ink)
-    mask = cleaned(is_textured & ~excluded, round(min_part_um2 / spacing_um**2), round(min_hole_um2 / spacing_um**2))
+    min_part, min_hole = (round(area / spacing_um**2) for area in (min_part_um2, min_hole_um2))
+    if np.count_nonzero(ink) >= _STROKE_SHARE * min_part:  # with less, a stroke is too small a part anyway
+        is_textured &= ~beside_ink(is_textured, ink)
+    mask = cleaned(is_textured & ~excluded, min_part, min_hole)
     measured = {
         "tissue_share": float(mask.mean()),
         "density_threshold": density_threshold,

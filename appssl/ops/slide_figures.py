@@ -1,8 +1,7 @@
 """Pictures of slides and tiles for the report, as PNG bytes that depend on their content only."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import polars as pl
@@ -66,13 +65,14 @@ def _wrapped(name: str, length: int = 18, lines: int = 5) -> list[str]:
 def figures(
     samples: pl.DataFrame,
     slides: pl.DataFrame,
-    overlay_of: Callable[[Mapping[str, Any]], bytes],
+    read: Callable[[str], bytes],
     pixels: Tiles,
 ) -> tuple[dict[str, bytes], list[dict[str, str]]]:
     """A sheet of tiles, and overlays of at most eight slides: PNG by file name, and what the report says of each.
 
     Args:
-        samples: index, slide_id. slides: num_tiles, outcome, reason, tissue_mm2, and whether there is an `overlay`.
+        samples: index, slide_id. slides: num_tiles, outcome, reason, tissue_mm2, and the name of an `overlay`.
+        read: content of an overlay.
     """
     files: dict[str, bytes] = {}
     entries = []
@@ -87,11 +87,11 @@ def figures(
         files["figures/tiles.png"] = sheet(lines)
         caption = f"Up to {_SHOWN_TILES} tiles each of {of}; tiles spread evenly over the slide."
         entries.append({"file": "figures/tiles.png", "title": "Tiles", "caption": caption})
-    drawn = slides.filter(pl.col("overlay"))
+    drawn = slides.filter(pl.col("overlay").is_not_null())
     chosen = drawn[evenly(len(drawn), _SHOWN_SLIDES)]
     for number, row in enumerate(chosen.iter_rows(named=True)):
         file = f"figures/slide{number}.png"
-        files[file] = overlay_of(row)
+        files[file] = read(row["overlay"])
         state = "" if row["outcome"] == "kept" else f" Not used: {row['reason']}."
         caption = (
             f"{row['num_tiles']} tiles, {row['tissue_mm2']:.2f} mm2 of tissue.{state} Border of the tissue green, grid "

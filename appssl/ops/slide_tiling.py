@@ -46,6 +46,7 @@ class Tiling:
     exclude_labels: tuple[str, ...]
     limit_tiles: int | None
     check_tiles: bool
+    unreadable_budget: float
 
     def tile0(self, found: Geometry) -> tuple[float, float]:
         """Width and height of a tile in level-0 pixels."""
@@ -162,6 +163,7 @@ class _Tiler:
         self._read(candidates, store_into)
         self._draw(image, tissue)
         self._explain_nothing(tissue, candidates, best)
+        self._refuse_damaged(candidates)
 
     def _given(self, path: Path, shape: tuple[int, int]) -> Tissue:
         try:
@@ -244,6 +246,25 @@ class _Tiler:
     def _reject(self, tile: Mapping[str, Any], reason: str, detail: str, outcome: Outcome = "left_out") -> None:
         where = f"{self.id}: x {tile['x']}, y {tile['y']}"
         self.done.rejected.append(RejectedTile(tile["id"], where, outcome, reason, detail))
+
+    def _refuse_damaged(self, candidates: Sequence[Row]) -> None:
+        """Raises BadSlide if more tiles cannot be read than the budget allows; none of its tiles is then used."""
+        unreadable = [tile for tile in self.done.rejected if tile.reason == "unreadable"]
+        share = len(unreadable) / len(candidates)
+        if share <= self.tiling.unreadable_budget:
+            return
+        why = f"slide {self.id}: unreadable_tiles"
+        others = [tile for tile in self.done.rejected if tile.reason != "unreadable"]
+        self.done.rejected = others + [
+            RejectedTile(tile.item, tile.where, "left_out", "slide_not_used", f"{why}; this one: {tile.detail}")
+            for tile in unreadable
+        ]
+        for tile in self.done.tiles:
+            self._reject(tile, "slide_not_used", why)
+        self.done.tiles = []
+        found = f"{len(unreadable)} of {len(candidates)} tiles cannot be read ({share:.2%})"
+        allowed = f"data.source.unreadable_budget allows {self.tiling.unreadable_budget:.2%}"
+        raise BadSlide("unreadable_tiles", f"{found}, {allowed}; copy the file again")
 
     def _draw(self, image: np.ndarray, tissue: Tissue) -> None:
         boxes = []

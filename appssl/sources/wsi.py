@@ -65,7 +65,7 @@ _SLIDES: dict[str, Any] = {
     "unit": pl.Int64, "slide_id": pl.String, "path": pl.String, "patient": pl.String, "label": pl.String,
     "group": pl.String, "split": pl.String, "outcome": pl.String, "reason": pl.String, "sha256": pl.String,
     "width": pl.Int64, "height": pl.Int64, "mpp_x": pl.Float64, "mpp_y": pl.Float64, "stated_mpp": pl.Float64,
-    "vendor": pl.String, "tissue_mm2": pl.Float64, "num_tiles": pl.Int64, "overlay": pl.Boolean,
+    "vendor": pl.String, "tissue_mm2": pl.Float64, "num_tiles": pl.Int64, "overlay": pl.String,
     "stored_level": pl.Int64, "reader_note": pl.String, "mask_sha256": pl.String, "tissue": pl.String,
 }  # fmt: skip
 _TILES: dict[str, Any] = {
@@ -95,6 +95,9 @@ class Config(Settings):
     slide_labels: bool = Field(False, description="grid tiles get the label of their slide; slides are bags of tiles")
     regions: Regions | None = Field(None, description="instead of slides: squares of a slide are bags of point tiles")
     check_tiles: bool = Field(True, description="read every kept tile once, to find unreadable ones before training")
+    unreadable_budget: float = Field(
+        0.005, ge=0, le=1, description="share of a slide's tiles that may be unreadable before the slide fails"
+    )
     pixels: Literal["slides", "packed", "jpeg"] = Field(
         "slides", description="read tiles from the slides in training, or store them: one array, or tar files of JPEGs"
     )
@@ -214,11 +217,8 @@ class WSI:
         for row in listing.slides.filter(pl.col("unit") % num_shards == shard).iter_rows(named=True):
             done = self._slide(self.slides_root(root), row, listing.points, out)
             own = {key: row[key] for key in ("unit", "slide_id", "path", "patient", "label", "group", "split")}
-            tissue = None if done.mask is None else _mask_name(row["unit"], row["slide_id"])
-            if tissue is not None:
-                out.json(tissue, done.mask)
-            drawn = done.overlay is not None
-            outcome = {"outcome": done.outcome, "reason": done.reason, "overlay": drawn, "tissue": tissue}
+            files = self._write(done, row, out)
+            outcome = {"outcome": done.outcome, "reason": done.reason, **files}
             rows.append({**own, **outcome, "stated_mpp": row["mpp"], "num_tiles": len(done.tiles), **done.facts})
             tiles += [{**tile, "slide_id": row["slide_id"], "unit": row["unit"]} for tile in done.tiles]
             _account(row, done, out)
@@ -235,7 +235,7 @@ class WSI:
         plain = c.model_dump(include=set(Tiling.__dataclass_fields__) - {"quality"})
         tiling = Tiling(**plain, quality=c.quality, exclude_labels=c.points.exclude_labels if c.points else ())
         own = [] if points is None else list(points.filter(pl.col("slide_id") == row["slide_id"]).iter_rows(named=True))
-        done = tile_slide(
+        return tile_slide(
             slides_root / row["path"],
             row["slide_id"],
             tiling,
@@ -245,9 +245,19 @@ class WSI:
             points=[{**point, "id": _point_id(point)} for point in own],
             store_into=None if c.pixels == "slides" else partial(self._store, out, row["unit"]),
         )
+
+    def _write(self, done: TiledSlide, row: dict[str, Any], out: ArtifactWriter) -> dict[str, str]:
+        """Writes the picture and the mask of a slide, where there are any, and returns their names."""
+        readable = re.sub(r"[^\w.-]", "_", row["slide_id"])[:80]
+        name = f"{row['unit']:06}_{readable}"
+        files = {}
         if done.overlay is not None:
-            out.bytes(_overlay_name(row["unit"]), done.overlay)
-        return done
+            files["overlay"] = f"overlays/{name}.png"
+            out.bytes(files["overlay"], done.overlay)
+        if done.mask is not None:
+            files["tissue"] = f"tissue/{name}.geojson"
+            out.json(files["tissue"], done.mask)
+        return files
 
     @contextmanager
     def _store(self, out: ArtifactWriter, unit: int, count: int) -> Iterator[TileStore]:
@@ -293,13 +303,13 @@ class WSI:
         if self.config.regions is not None:
             samples = in_regions(samples, slides, self.config.regions)
         out.table("samples.parquet", samples)
-        out.table("slides.parquet", slides.drop("shard", "overlay", "unit"))
-        for shard, name in slides.filter(pl.col("tissue").is_not_null()).select("shard", "tissue").iter_rows():
-            out.bytes(name, shards[shard].path(name).read_bytes())
+        out.table("slides.parquet", slides.drop("shard", "unit"))
+        for kind in ("tissue", "overlay"):
+            for shard, name in slides.filter(pl.col(kind).is_not_null()).select("shard", kind).iter_rows():
+                out.bytes(name, shards[shard].path(name).read_bytes())
         pixels = self._pixels(root, tiles, slides, shards, out)
         out.json("meta.json", self._meta(samples, pixels))
-        overlay_of = lambda row: shards[row["shard"]].path(_overlay_name(row["unit"])).read_bytes()  # noqa: E731
-        files, entries = figures(samples, slides, overlay_of, pixels)
+        files, entries = figures(samples, slides, lambda name: (out.folder / name).read_bytes(), pixels)
         for file, content in files.items():
             out.bytes(file, content)
         out.json("figures.json", entries)
@@ -373,7 +383,16 @@ def for_new_data(config: Config, table: str) -> Config:
     both = {key: f"{getattr(own, key) or name}|{name}" for key, name in usual.model_dump().items()}
     columns = Columns(**{**both, "label": None, "split": None, "patient": None})
     kept = config.model_dump(
-        include={"spacing_um", "tile_px", "overlap_px", "tissue_fraction", "min_part_um2", "min_hole_um2", "quality"}
+        include={
+            "spacing_um",
+            "tile_px",
+            "overlap_px",
+            "tissue_fraction",
+            "min_part_um2",
+            "min_hole_um2",
+            "quality",
+            "unreadable_budget",
+        }
     )
     is_table = table.lower().endswith((".csv", ".parquet"))
     place = {"table": table} if is_table else {"folder": table}
@@ -479,15 +498,6 @@ def _stored_pixels(artifact: Artifact, meta: Meta, samples: pl.DataFrame) -> Til
 
 def _stored_name(unit: int, pixels: str) -> str:
     return f"pixels/{unit:06}.{'npy' if pixels == 'packed' else 'tar'}"
-
-
-def _overlay_name(unit: int) -> str:
-    return f"overlays/{unit:06}.png"
-
-
-def _mask_name(unit: int, slide_id: str) -> str:
-    readable = re.sub(r"[^\w.-]", "_", slide_id)[:80]
-    return f"tissue/{unit:06}_{readable}.geojson"
 
 
 def _known_root(folder: Path) -> Path:

@@ -45,6 +45,7 @@ PACKAGES = (
     "timm",
     "openslide-python",
     "openslide-bin",
+    "imagecodecs",
     "scikit-learn",
     "mlflow",
     "snakemake",

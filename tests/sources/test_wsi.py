@@ -471,12 +471,38 @@ def test_points_of_an_unusable_slide_are_left_out_too(own, tmp_path):
 def test_unreadable_tiles_fail_with_a_reason_and_the_others_are_kept(own, tmp_path):
     damaged(own / "slides/slide00.tif", 0.7)
     for pixels in ("slides", "packed"):
-        artifact, data = prepared(config(**ALONE, spacing_um=0.5, pixels=pixels), own, tmp_path / pixels)
+        settings = config(**ALONE, spacing_um=0.5, pixels=pixels, unreadable_budget=1)
+        artifact, data = prepared(settings, own, tmp_path / pixels)
         account = artifact.accounts()["tiles"]
         assert account.failed["unreadable"] > 5
         assert account.kept > 20
         assert artifact.accounts()["slides"].kept == 1
         assert min(data.read(n).std() for n in range(len(data.samples))) > 1
+
+
+def test_a_slide_with_more_unreadable_tiles_than_the_budget_fails_and_no_other(own, tmp_path):
+    shutil.copy(own / "slides/slide00.tif", own / "slides/sound.tif")
+    table(own, [("slide00", "slides/slide00.tif"), ("sound", "slides/sound.tif")])
+    damaged(own / "slides/slide00.tif", 0.7)
+    artifact, data = prepared(config(**ALONE, spacing_um=0.5), own, tmp_path / "out")
+    outcome, reason, detail = rejected(artifact)["slide00"]
+    assert (outcome, reason) == ("failed", "unreadable_tiles")
+    assert "data.source.unreadable_budget allows 0.50%; copy the file again" in detail
+    assert set(data.samples["slide_id"]) == {"sound"}
+    account = artifact.accounts()["tiles"]
+    account.check("tiles")
+    assert account.num_failed == 0
+    tiles = [found for item, found in rejected(artifact, "tile").items() if item.startswith("slide00/")]
+    assert {reason for _, reason, _ in tiles} == {"slide_not_used", "background"}
+    assert any("this one: " in detail for _, _, detail in tiles)
+
+
+def test_every_slide_that_was_looked_at_has_its_picture(lazy):
+    artifact, _ = lazy
+    slides = artifact.table("slides.parquet")
+    for row in slides.iter_rows(named=True):
+        assert (row["overlay"] is None) == (row["slide_id"] == "truncated")
+        assert row["overlay"] is None or artifact.path(row["overlay"]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_slide_whose_pixels_are_all_damaged_fails(own, tmp_path):

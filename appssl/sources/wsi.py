@@ -411,7 +411,8 @@ def draft(table: Path) -> dict[str, Any]:
     if table.is_dir():
         source |= {"folder": table.name, "group_by": "slide", "split": {"test": 0}}
     else:
-        names = read_table(table.parent, table.name, "slides").columns
+        frame = read_table(table.parent, table.name, "slides")
+        names = [name for name in frame.columns if frame[name].null_count() < len(frame)]
         columns = guessed_columns(names)
         labelled = "label" in (*names, *columns)
         source |= {"table": table.name, "slide_labels": labelled}
@@ -422,7 +423,7 @@ def draft(table: Path) -> dict[str, Any]:
             source["split"] = {"test": 0}
     what = f"An encoder pretrained on the tiles of {table.name}"
     recipe: dict[str, Any] = {
-        "description": f"{what}, and a classifier of tiles by the label of their slide." if labelled else f"{what}.",
+        "description": f"{what}, and a classifier of slides by attention over their tiles." if labelled else f"{what}.",
         "domain": "wsi",
         "data": {"source": source, "budget": 0.005},
         "pretrain": {
@@ -434,10 +435,21 @@ def draft(table: Path) -> dict[str, Any]:
         "quick": {"data.source.limit_slides": 8, "data.source.limit_tiles": 40, "pretrain.fit.epochs": 1},
     }
     if labelled:
-        recipe["finetune"] = {"finetuner": "linear_probe", "fit": {"epochs": 10}}
-        recipe["evaluate"] = {"evaluators": ["classification", "knn"]}
+        recipe["finetune"] = {"finetuner": {"name": "abmil", "freeze": True}, "fit": {"epochs": 20, "batch_size": 4}}
+        recipe["evaluate"] = {"evaluators": ["mil"]}
         recipe["quick"]["finetune.fit.epochs"] = 1
     return recipe
+
+
+def listed(folder: Path) -> pl.DataFrame:
+    """A table of the slides below a folder, with empty columns to be filled in; paths are relative to the folder.
+
+    Raises:
+        DataError: if there is no slide.
+    """
+    slides, _ = list_folder(folder.parent, folder.name)
+    empty = {name: pl.lit(None, pl.String) for name in ("patient_id", "label", "split", "mpp", "mask_path")}
+    return slides.select("slide_id", "path").with_columns(**empty)
 
 
 def _point_id(point: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 import typer
 
@@ -115,3 +116,34 @@ def test_a_new_recipe_is_sound_and_replaces_nothing(cli, tmp_path, monkeypatch, 
     again = cli(*words)
     assert (again.code, "--force" in again.err) == (2, True)
     assert (tmp_path / "my.yaml").read_text() == text
+
+
+@pytest.mark.parametrize(("recipe", "path"), [("my.yaml", "d/slides/empty.tif"), ("elsewhere/my.yaml", "empty.tif")])
+def test_a_folder_of_slides_gives_a_table_to_fill_in_and_a_recipe_for_it(cli, tmp_path, monkeypatch, recipe, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    assert cli("data", "make", "wsi", "--size", "tiny", "--out", "d").code == 0
+    assert cli("new", "wsi", recipe, "--table", "d/slides").code == 0
+    table = (tmp_path / recipe).with_suffix(".csv")
+    lines = table.read_text().splitlines()
+    assert lines[:2] == ["slide_id,path,patient_id,label,split,mpp,mask_path", f"empty,{path},,,,,"]
+    said = cli("check", recipe)
+    assert said.code == 0, said.err
+    (tmp_path / recipe).unlink()
+    kept = cli("new", "wsi", recipe, "--table", "d/slides")
+    assert (kept.code, "my.csv exists" in kept.err) == (2, True)
+    assert table.read_text().splitlines() == lines
+
+
+def test_the_table_of_a_folder_filled_in_gives_a_classifier_of_slides(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli("data", "make", "wsi", "--size", "tiny", "--out", "d").code == 0
+    assert cli("new", "wsi", "my.yaml", "--table", "d/slides").code == 0
+    assert "abmil" not in (tmp_path / "my.yaml").read_text()
+    table = pl.read_csv(tmp_path / "my.csv")
+    filled = table.with_columns(patient_id="P" + table["slide_id"], label=pl.lit("a"))
+    filled.write_csv(tmp_path / "my.csv")
+    assert cli("new", "wsi", "my.yaml", "--table", "my.csv", "--force").code == 0
+    assert "abmil" in (tmp_path / "my.yaml").read_text()
+    said = cli("check", "my.yaml")
+    assert said.code == 0, said.err

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from appssl.ops.slides import geometry, open_slide, overview
 from appssl.ops.tissue import (
@@ -122,6 +123,37 @@ def test_cleaned_counts_pixels():
     assert cleaned(mask, 3, 0)[10].sum() == 0
     assert cleaned(mask, 0, 5)[4:6, 4:6].all()
     assert not cleaned(mask, 0, 4)[4:6, 4:6].any()
+
+
+def literal_cleaned(mask, min_part, min_hole):
+    """Part by part, by flooding: first every hole that is too small, then every part that with its holes is."""
+
+    def enclosing(mask):
+        parts, count = ndimage.label(mask, np.ones((3, 3)))
+        for n in range(1, count + 1):
+            part = parts == n
+            outside, _ = ndimage.label(np.pad(~part, 1, constant_values=True))
+            yield part, (outside != outside[0, 0])[1:-1, 1:-1]
+
+    filled = mask.copy()
+    for part, upto in enclosing(mask):
+        holes, count = ndimage.label(upto & ~part)
+        for n in range(1, count + 1):
+            if (holes == n).sum() < min_hole:
+                filled |= holes == n
+    out = filled.copy()
+    for _, upto in enclosing(filled):
+        if upto.sum() < min_part:
+            out &= ~upto
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.2, 0.9), st.integers(0, 40), st.integers(0, 20))
+def test_cleaned_equals_flooding_part_by_part(seed, share, min_part, min_hole):
+    rng = np.random.default_rng(seed)
+    mask = rng.random(rng.integers(1, 24, 2)) < share
+    assert (cleaned(mask, min_part, min_hole) == literal_cleaned(mask, min_part, min_hole)).all()
 
 
 def test_otsu_is_the_split_with_the_largest_between_class_variance():

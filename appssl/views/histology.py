@@ -38,6 +38,9 @@ class Config(Settings):
     num_views: int = Field(2, ge=1, le=16, description="augmented views per tile")
     size: int | None = Field(None, ge=8, le=1024, description="side of a view, pixels; null: that of the tiles")
     scale: tuple[float, float] = Field((0.3, 1.0), description="smallest and largest crop, share of the area")
+    crop_um: tuple[float, float] | None = Field(
+        None, description="instead of scale: smallest and largest side of a crop, um; the tiles' spacing must be known"
+    )
     stain: float = Field(0.8, ge=0, le=1, description="probability of stain jitter")
     stain_strength: float = Field(0.2, ge=0, le=1, description="largest relative change of an amount of stain")
     jitter: float = Field(0.5, ge=0, le=1, description="probability of brightness, contrast and saturation jitter")
@@ -50,6 +53,8 @@ class Config(Settings):
     def _ordered(self) -> "Config":
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError("scale must be two shares of the area, 0 < smallest <= largest <= 1")
+        if self.crop_um is not None and not 0 < self.crop_um[0] <= self.crop_um[1]:
+            raise ValueError("crop_um must be two sides in um, 0 < smallest <= largest")
         if not 0 < self.sigma[0] <= self.sigma[1]:
             raise ValueError("sigma must be two positive numbers, smallest <= largest")
         return self
@@ -58,9 +63,12 @@ class Config(Settings):
 class Histology:
     """Views of (H, W, 3) uint8 tiles as (3, size, size) float32, normalized with the training tiles' statistics."""
 
-    def __init__(self, config: Config, *, size: int, mean: np.ndarray, std: np.ndarray) -> None:
+    def __init__(
+        self, config: Config, *, size: int, scale: tuple[float, float], mean: np.ndarray, std: np.ndarray
+    ) -> None:
         self.config = config
         self.size = size
+        self.scale = scale
         self.num_views = config.num_views
         self.input_shape = (3, size, size)
         std = np.maximum(std, _SMALLEST_STD)
@@ -80,7 +88,7 @@ class Histology:
 
     def _view(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         c = self.config
-        top, left, side = crop_square(image.shape[0], image.shape[1], c.scale, rng)
+        top, left, side = crop_square(image.shape[0], image.shape[1], self.scale, rng)
         view = self._fit(image[top : top + side, left : left + side])
         view = turned(view, int(rng.integers(8)))
         stain, jitter, blur = rng.random(3) < (c.stain, c.jitter, c.blur)
@@ -109,7 +117,8 @@ class Histology:
 def build(config: Config, meta: Meta) -> Histology:
     """
     Raises:
-        DataError: if the data are not images (no `size_px`, `rgb_mean`, `rgb_std` among their facts).
+        DataError: if the data are not images (no `size_px`, `rgb_mean`, `rgb_std` among their facts), or if a crop in
+            um is larger than a tile, or the spacing of the tiles is not known.
     """
     missing = [fact for fact in ("size_px", "rgb_mean", "rgb_std") if fact not in meta.facts]
     if missing:
@@ -118,7 +127,25 @@ def build(config: Config, meta: Meta) -> Histology:
             f"Choose views for the domain {meta.domain}: 'appssl list views'."
         )
     mean, std = (np.asarray(meta.facts[fact], np.float64) for fact in ("rgb_mean", "rgb_std"))
-    return Histology(config, size=config.size or int(meta.facts["size_px"]), mean=mean, std=std)
+    scale = config.scale if config.crop_um is None else _shares(config.crop_um, meta)
+    return Histology(config, size=config.size or int(meta.facts["size_px"]), scale=scale, mean=mean, std=std)
+
+
+def _shares(crop_um: tuple[float, float], meta: Meta) -> tuple[float, float]:
+    """Of the area of a tile."""
+    if "spacing_um" not in meta.facts:
+        raise DataError(
+            f"views/histology: crop_um needs the spacing of the tiles, and the data of source {meta.source} "
+            f"have none. Set scale instead."
+        )
+    tile_um = meta.facts["size_px"] * meta.facts["spacing_um"]
+    if crop_um[1] > tile_um * (1 + 1e-6):
+        raise DataError(
+            f"views/histology: crop_um is up to {crop_um[1]:g}, a tile is {tile_um:g} um wide "
+            f"({meta.facts['size_px']} pixels of {meta.facts['spacing_um']:g} um). Prepare larger tiles or crop less."
+        )
+    low, high = (min(1.0, (side / tile_um) ** 2) for side in crop_um)
+    return low, high
 
 
 def crop_square(height: int, width: int, scale: tuple[float, float], rng: np.random.Generator) -> tuple[int, int, int]:

@@ -146,3 +146,20 @@ def test_data_without_images_and_wrong_ranges_are_refused():
     ):
         with pytest.raises(SettingsError, match=message):
             config(**values)
+
+
+def test_a_crop_in_um_is_the_same_share_for_any_spacing():
+    tiles = Meta("wsi", "wsi", "classification", facts={**META.facts, "spacing_um": 0.5})  # 32 um wide
+    assert build(config(crop_um=(8, 16)), tiles).scale == pytest.approx((1 / 16, 1 / 4))
+    coarse = Meta("wsi", "wsi", "classification", facts={**META.facts, "spacing_um": 1.0})
+    assert build(config(crop_um=(16, 64)), coarse).scale == pytest.approx((1 / 16, 1))
+
+
+def test_a_crop_in_um_that_cannot_be_is_refused():
+    tiles = Meta("wsi", "wsi", "classification", facts={**META.facts, "spacing_um": 0.5})
+    with pytest.raises(DataError, match="up to 40, a tile is 32 um wide"):
+        build(config(crop_um=(8, 40)), tiles)
+    with pytest.raises(DataError, match="crop_um needs the spacing of the tiles"):
+        views(crop_um=(8, 16))
+    with pytest.raises(SettingsError, match="smallest <= largest"):
+        config(crop_um=(16, 8))

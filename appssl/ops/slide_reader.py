@@ -11,8 +11,8 @@ import openslide
 
 from appssl.errors import DataError
 from appssl.ops import flat_images
+from appssl.ops.slide_files import SUFFIXES, verify
 from appssl.ops.slides import (
-    SUFFIXES,
     BadSlide,
     NotScanned,
     UnreadableRegion,
@@ -21,7 +21,6 @@ from appssl.ops.slides import (
     open_slide,
     read_tile,
     resampled,
-    verify,
 )
 from appssl.ops.stored_tiles import difference, stored_tiles
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from appssl.errors import DataError
 from appssl.ops.paths import inside
-from appssl.ops.slides import SUFFIXES
+from appssl.ops.slide_files import SUFFIXES, slides_among
 from appssl.settings import Settings, nearest
 
 _PARTS = ("train", "val", "test")
@@ -116,22 +116,16 @@ def list_folder(root: Path, path: str) -> tuple[pl.DataFrame, list[str]]:
     base = inside(root, path)
     if not base.is_dir():
         raise DataError(f"{path}: there is no such folder in {root}. Correct data.source.folder, or data.root.")
-    slides: list[str] = []
-    others: list[str] = []
-    for where, subfolders, files in os.walk(base):
-        subfolders.sort()
-        for name in files:
-            found = Path(where, name).relative_to(base).as_posix()
-            (slides if found.lower().endswith(SUFFIXES) else others).append(found)
+    files = (Path(where, name).relative_to(base).as_posix() for where, _, names in os.walk(base) for name in names)
+    slides, others = slides_among(base, files)
     if not slides:
         raise DataError(f"{path}: no slides in this folder. Their names end in {', '.join(SUFFIXES)}.")
-    slides.sort()
     ids = [str(PurePosixPath(found).with_suffix("")) for found in slides]
     doubled = {name for name in ids if ids.count(name) > 1}
     ids = [found if name in doubled else name for name, found in zip(ids, slides, strict=True)]
     empty = [None] * len(slides)
     rows = dict(zip(SCHEMA, (ids, slides, empty, empty, empty, empty, empty, slides), strict=True))
-    return pl.DataFrame(rows, schema=SCHEMA).sort("slide_id"), sorted(others)
+    return pl.DataFrame(rows, schema=SCHEMA).sort("slide_id"), others
 
 
 def list_points(root: Path, points: Points, slides: Sequence[str]) -> pl.DataFrame:

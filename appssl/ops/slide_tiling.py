@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from appssl.ops.slide_figures import overlay
+from appssl.ops.slide_files import slide_sha256
 from appssl.ops.slide_masks import BadMask, read_mask, to_geojson
 from appssl.ops.slide_pixels import TileStore
 from appssl.ops.slide_reader import SlideReader
@@ -21,7 +22,6 @@ from appssl.ops.slides import (
     Geometry,
     NotScanned,
     UnreadableRegion,
-    file_sha256,
     overview,
     refuse_too_coarse,
 )
@@ -297,6 +297,6 @@ class _Tiler:
 
 def _digest(path: Path) -> str:
     try:
-        return file_sha256(path)
+        return slide_sha256(path)
     except OSError as error:
         raise BadSlide("unreadable", f"cannot be read to its end: {error.strerror or error}; copy it again") from None

@@ -5,20 +5,17 @@ of another spacing than a stored level is read from the next finer level and res
 three lobes, widened when shrinking, so that nothing aliases); the overview image is averaged over areas (box filter).
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openslide
 from PIL import Image
 
-from appssl.errors import DataError
+from appssl.ops.slide_files import files_of
 
 VERSION = f"openslide-python {openslide.__version__}, OpenSlide {openslide.__library_version__}"
-SUFFIXES = (".bif", ".czi", ".dcm", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu")
 OVERVIEW_UM = 8.0  # um per pixel of the image of the whole slide, in which tissue is looked for
 PLAUSIBLE_UM = (0.05, 20.0)
 _SPACING_TOLERANCE = 0.05  # a slide may be this much coarser than the tiles asked for
@@ -92,10 +89,7 @@ def _refuse_implausible(slide: openslide.AbstractSlide, path: Path) -> None:
     width, height = slide.dimensions
     if width < 1 or height < 1:
         raise BadSlide("implausible_size", f"the header claims {width} x {height} pixels; the file is damaged")
-    folder = path.with_suffix("")  # some formats keep their pixels in a folder beside the file
-    stored = path.stat().st_size + sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    if path.suffix.lower() in (".dcm", ".vms", ".vmu"):  # pixels are in files beside it
-        stored = sum(f.stat().st_size for f in path.parent.iterdir() if f.is_file())
+    stored = sum(file.stat().st_size for file in files_of(path))
     if width * height > _MAX_PIXELS_PER_BYTE * stored:
         found = f"the header claims {width} x {height} pixels, the file has {stored} bytes; it is damaged or made up"
         raise BadSlide("implausible_size", found)
@@ -215,29 +209,3 @@ def _on_white(region: Image.Image) -> Image.Image:
     """What was not scanned is shown as glass in the overview, so that it is not taken for tissue."""
     white = Image.new("RGBA", region.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, region).convert("RGB")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-_verified: set[tuple[Any, ...]] = set()  # files whose digest was compared; inherited by worker processes
-
-
-def verify(path: Path, sha256: str) -> None:
-    """Compares a slide with its digest, once for as long as the file is not touched.
-
-    Raises:
-        DataError: if it is missing or has changed since it was prepared.
-    """
-    try:
-        state = path.stat()
-    except OSError:
-        raise DataError(f"{path}: the slide is gone. Put it back, or prepare the data again.") from None
-    key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns, sha256)
-    if key not in _verified:
-        if file_sha256(path) != sha256:
-            raise DataError(f"{path}: the slide has changed since it was prepared. Prepare the data again.")
-        _verified.add(key)

@@ -31,6 +31,7 @@ from appssl.ops.paths import inside
 from appssl.ops.slide_draft import draft as draft  # of the domain, as `appssl new` asks for it
 from appssl.ops.slide_draft import listed as listed
 from appssl.ops.slide_figures import figures
+from appssl.ops.slide_files import SUFFIXES
 from appssl.ops.slide_pixels import (
     LazyTiles,
     PackedTiles,
@@ -51,7 +52,7 @@ from appssl.ops.slide_table import (
     refuse,
 )
 from appssl.ops.slide_tiling import TiledSlide, Tiling, tile_slide
-from appssl.ops.slides import SUFFIXES, VERSION
+from appssl.ops.slides import VERSION
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
 from appssl.ops.tile_quality import SCORES, Quality
 from appssl.ops.tiled_slides import TiledSlides

@@ -12,12 +12,12 @@ import tifffile
 
 from appssl.errors import DataError
 from appssl.ops import slides as slides_module
+from appssl.ops.slide_files import slide_sha256
 from appssl.ops.slide_reader import Handles
 from appssl.ops.slides import (
     BadSlide,
     Geometry,
     UnreadableRegion,
-    file_sha256,
     geometry,
     open_slide,
     overview,
@@ -201,7 +201,7 @@ def test_a_damaged_region_is_an_error_never_white(tmp_path):
 
 def test_handles_keep_the_last_used_and_survive_pickling_and_forks(tmp_path):
     paths = [write(tmp_path / f"{n}.tif", picture(seed=n)) for n in range(3)]
-    digests = [file_sha256(path) for path in paths]
+    digests = [slide_sha256(path) for path in paths]
     handles = Handles(capacity=2)
     first = handles.get(paths[0], digests[0])
     handles.get(paths[1], digests[1])
@@ -219,7 +219,7 @@ def test_handles_keep_the_last_used_and_survive_pickling_and_forks(tmp_path):
 
 def test_a_changed_or_missing_slide_is_a_data_error(tmp_path):
     path = write(tmp_path / "s.tif")
-    digest = file_sha256(path)
+    digest = slide_sha256(path)
     write(path, picture(seed=5))
     with pytest.raises(DataError, match="has changed since it was prepared"):
         Handles().get(path, digest)

@@ -1,11 +1,12 @@
 """Which files a slide consists of, its identity over all of them, and the slides among the files of a folder.
 
-Most slides are one file. DICOM has a file for each level (one series, one folder), MIRAX a folder beside the named file,
-and Hamamatsu's VMS and VMU files beside it whose names begin with its own.
+Most slides are one file. DICOM has a file for each level (one series in one folder), MIRAX a folder beside the named
+file, and Hamamatsu's VMS and VMU files beside it whose names begin with its own.
 """
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,7 @@ def files_of(path: Path) -> list[Path]:
     """The files of a slide, the named one first, the others sorted."""
     suffix = path.suffix.lower()
     if suffix == ".dcm":
-        series = _series(path)
-        others = [
-            file for file in _beside(path) if file.suffix.lower() == ".dcm" and series and _series(file) == series
-        ]
+        others = _of_series(path)
     elif suffix == ".mrxs":
         others = [file for file in path.with_suffix("").rglob("*") if file.is_file()]
     elif suffix in (".vms", ".vmu"):
@@ -87,7 +85,14 @@ def _beside(path: Path) -> list[Path]:
     return [file for file in path.parent.iterdir() if file.is_file() and file != path]
 
 
-def _series(path: Path) -> str | None:
+def _of_series(path: Path) -> list[Path]:
+    series = _series(path, path.stat().st_mtime_ns)
+    files = [file for file in _beside(path) if file.suffix.lower() == ".dcm"] if series else []
+    return [file for file in files if _series(file, file.stat().st_mtime_ns) == series]
+
+
+@lru_cache(maxsize=100_000)  # in a folder with many slides each file is asked for each slide
+def _series(path: Path, mtime_ns: int) -> str | None:
     """SeriesInstanceUID of a DICOM file; None if it is none."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError

@@ -1,4 +1,4 @@
-"""A slide of several files is one slide with one identity; DICOM files here are written by pydicom, read by OpenSlide."""
+"""A slide of several files is one slide of one identity. DICOM files are written by pydicom and read by OpenSlide."""
 
 from pathlib import Path
 

@@ -123,6 +123,12 @@ class Account:
         self.total += count
         self.failed[reason] = self.failed.get(reason, 0) + count
 
+    def withdraw(self, reason: str, count: int = 1) -> None:
+        """Leaves out what was counted as kept."""
+        self.total -= count
+        self.kept -= count
+        self.leave_out(reason, count)
+
     @property
     def num_failed(self) -> int:
         return sum(self.failed.values())

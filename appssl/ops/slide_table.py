@@ -21,7 +21,7 @@ _PARTS = ("train", "val", "test")
 _SHOWN = 20  # problems written out in one message
 SCHEMA: dict[str, Any] = {
     "slide_id": pl.String, "path": pl.String, "patient": pl.String, "label": pl.String, "split": pl.String,
-    "mpp": pl.Float64, "mask": pl.String, "where": pl.String,
+    "mpp": pl.Float64, "mask": pl.String, "sha256": pl.String, "where": pl.String,
 }  # fmt: skip
 
 
@@ -38,6 +38,7 @@ class Columns(Settings):
     split: str | None = Field("split", description="train, val or test; empty means train; null: not used")
     mpp: str | None = Field("mpp", description="um per level-0 pixel, wins over the slide's own; null: not used")
     mask: str | None = Field("mask_path", description="GeoJSON of the tissue, relative to slides_root; null: not used")
+    sha256: str | None = Field("sha256", description="checksum the slide must have; null: not used")
 
 
 class Points(Settings):
@@ -124,8 +125,31 @@ def list_folder(root: Path, path: str) -> tuple[pl.DataFrame, list[str]]:
     doubled = {name for name in ids if ids.count(name) > 1}
     ids = [found if name in doubled else name for name, found in zip(ids, slides, strict=True)]
     empty = [None] * len(slides)
-    rows = dict(zip(SCHEMA, (ids, slides, empty, empty, empty, empty, empty, slides), strict=True))
+    rows = dict(zip(SCHEMA, (ids, slides, *[empty] * 6, slides), strict=True))
     return pl.DataFrame(rows, schema=SCHEMA).sort("slide_id"), others
+
+
+def copies(slides: pl.DataFrame) -> dict[str, str]:
+    """Ids of slides that are the same, byte for byte, as an earlier one, and the id of that one.
+
+    Args:
+        slides: sorted by id, with sha256, null where a slide was not read.
+
+    Raises:
+        DataError: if a slide and its copy have different patients or labels.
+    """
+    firsts: dict[str, tuple[str, ...]] = {}
+    found, problems = {}, []
+    for row in slides.filter(pl.col("sha256").is_not_null()).iter_rows(named=True):
+        said = tuple(row[key] for key in ("slide_id", "patient", "label"))
+        first = firsts.setdefault(row["sha256"], said)
+        if first != said:
+            found[row["slide_id"]] = first[0]
+        if first[1:] != said[1:]:
+            same = f"slides {first[0]!r} and {said[0]!r} are the same, byte for byte, but not their patients and labels"
+            problems.append(f"{same}: {first[1]}, {first[2]} and {said[1]}, {said[2]}. Take the wrong row out.")
+    refuse(problems)
+    return found
 
 
 def list_points(root: Path, points: Points, slides: Sequence[str]) -> pl.DataFrame:

@@ -97,6 +97,7 @@ def tile_slide(
     *,
     mpp: float | None,
     mask: Path | None,
+    sha256: str | None,
     label: str | None,
     points: Sequence[Row],
     store_into: Callable[[int], AbstractContextManager[TileStore]] | None,
@@ -104,12 +105,14 @@ def tile_slide(
     """
     Args:
         mpp: spacing stated in the table, um per level-0 pixel. mask: GeoJSON of the tissue, instead of looking for it.
+        sha256: the checksum stated in the table.
         label: of the grid tiles.
         points: labelled points of this slide: id, x, y, label, where.
         store_into: opens what pixels are written to, given the largest number of tiles.
     """
     done = TiledSlide()
     try:
+        done.facts["sha256"] = _checked(path, sha256)
         with closing(SlideReader(path, mpp)) as slide:
             _Tiler(slide, slide_id, tiling, done).tile(mask, label, points, store_into)
     except BadSlide as bad:
@@ -143,7 +146,7 @@ class _Tiler:
         """
         found, t = self.found, self.tiling
         self.done.facts |= {"width": found.size[0], "height": found.size[1]}
-        self.done.facts |= {"mpp_x": found.mpp[0], "mpp_y": found.mpp[1], "sha256": _digest(self.slide.path)}
+        self.done.facts |= {"mpp_x": found.mpp[0], "mpp_y": found.mpp[1]}
         self.done.facts |= {"vendor": self.slide.handle.properties.get("openslide.vendor")}
         refuse_too_coarse(found, t.spacing_um)
         note = self.slide.use_stored(t.spacing_um)
@@ -295,8 +298,18 @@ class _Tiler:
         raise BadSlide("no_tile_with_tissue", f"{needed}; {tissue.explained}", failed=False)
 
 
+def _checked(path: Path, stated: str | None) -> str:
+    """The SHA-256 of a slide, which is the stated one where there is one: a decoder does not see every wrong byte."""
+    found = _digest(path)
+    if stated is not None and found != stated.lower():
+        raise BadSlide("wrong_checksum", f"its SHA-256 is {found}, the slide table says {stated}; copy it again")
+    return found
+
+
 def _digest(path: Path) -> str:
     try:
         return slide_sha256(path)
+    except FileNotFoundError:
+        raise BadSlide("missing_file", "there is no such file; correct the path in the slide table") from None
     except OSError as error:
         raise BadSlide("unreadable", f"cannot be read to its end: {error.strerror or error}; copy it again") from None

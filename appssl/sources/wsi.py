@@ -46,6 +46,7 @@ from appssl.ops.slide_pixels import (
 from appssl.ops.slide_table import (
     Columns,
     Points,
+    copies,
     list_folder,
     list_points,
     list_slides,
@@ -242,6 +243,7 @@ class WSI:
             tiling,
             mpp=row["mpp"],
             mask=slides_root / row["mask"] if row["mask"] else None,
+            sha256=row["sha256"],
             label=row["label"] if c.slide_labels else None,
             points=[{**point, "id": _point_id(point)} for point in own],
             store_into=None if c.pixels == "slides" else partial(self._store, out, row["unit"]),
@@ -279,12 +281,12 @@ class WSI:
             for what, account in shard.accounts().items():
                 out.account(what).add(account)
             out.quarantine += [Quarantined(**row) for row in shard.table("quarantine.parquet").iter_rows(named=True)]
-        out.quarantine.sort(key=lambda q: (q.what, q.item, q.where, q.reason))
         slides, tiles = (
             pl.concat([shard.table(name).with_columns(shard=pl.lit(n)) for n, shard in enumerate(shards)])
             for name in ("slides.parquet", "tiles.parquet")
         )
-        slides = slides.sort("slide_id")
+        slides, tiles = _without_copies(slides.sort("slide_id"), tiles, out)
+        out.quarantine.sort(key=lambda q: (q.what, q.item, q.where, q.reason))
         tiles = tiles.join(slides.select("slide_id", "group", "split"), on="slide_id", how="left")
         tiles = tiles.sort("slide_id", "kind", "y", "x", "id").with_row_index("index").cast({"index": pl.Int64})
         samples = tiles.with_columns(true_label=pl.lit(None, pl.String)).select(
@@ -419,6 +421,25 @@ def _account(row: dict[str, Any], done: TiledSlide, out: ArtifactWriter) -> None
         (tiles.fail if tile.outcome == "failed" else tiles.leave_out)(tile.reason)
         about = Quarantined("tile", tile.item, tile.where, tile.outcome, tile.reason, tile.detail, VERSION)
         out.quarantine.append(about)
+
+
+def _without_copies(
+    slides: pl.DataFrame, tiles: pl.DataFrame, out: ArtifactWriter
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Leaves out slides that are the same, byte for byte, as another: they would cross the split."""
+    found = copies(slides.filter(pl.col("outcome") == "kept"))
+    for row in slides.filter(pl.col("slide_id").is_in(list(found))).iter_rows(named=True):
+        name = row["slide_id"]
+        out.account("slides").withdraw("copy")
+        out.account("tiles").withdraw("copy_of_a_slide", row["num_tiles"])
+        detail = f"the same bytes as slide {found[name]}"
+        out.quarantine.append(Quarantined("slide", name, row["path"], "left_out", "copy", detail, VERSION))
+    is_copy = pl.col("slide_id").is_in(list(found))
+    instead = {"outcome": "left_out", "reason": "copy", "num_tiles": 0}
+    slides = slides.with_columns(
+        pl.when(is_copy).then(pl.lit(value)).otherwise(key).alias(key) for key, value in instead.items()
+    )
+    return slides, tiles.filter(~is_copy)
 
 
 def _account_of_the_rest(listing: Listing, out: ArtifactWriter) -> None:

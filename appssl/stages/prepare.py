@@ -75,7 +75,12 @@ def _check_budget(accounts: dict[str, Account], quarantine: list[Quarantined], b
             )
         if account.total and account.kept == 0:
             reasons = ", ".join(f"{n} {reason}" for reason, n in {**account.left_out, **account.failed}.items())
-            raise DataError(f"none of the {account.total} {what} is left: {reasons}. The quarantine says why for each.")
+            examples = {q.reason: f"{q.item} ({q.where}): {q.reason}: {q.detail}" for q in reversed(quarantine)}
+            shown = [examples[reason] for reason in (*account.left_out, *account.failed) if reason in examples]
+            raise DataError(
+                f"none of the {account.total} {what} is left: {reasons}. The quarantine says why for each, for example:"
+                f"\n  " + "\n  ".join(shown)
+            )
 
 
 def _counts(accounts: dict[str, Account]) -> dict[str, float]:

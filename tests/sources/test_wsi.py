@@ -18,6 +18,7 @@ from appssl.artifact import ArtifactWriter
 from appssl.errors import DataError, SettingsError
 from appssl.ops import slides as slides_module
 from appssl.ops.bags import index_bags
+from appssl.ops.slide_files import slide_sha256
 from appssl.ops.slides import geometry, open_slide, read_tile
 from appssl.settings import validate
 from appssl.sources.wsi import Config, build, draft, for_new_data
@@ -74,6 +75,11 @@ def own(slides, tmp_path):
 
 def table(root, rows, columns=("slide_id", "path"), name="slides.csv"):
     pl.DataFrame([dict(zip(columns, row, strict=True)) for row in rows]).write_csv(root / name)
+
+
+def another(root, name):
+    """The same picture in a file with other bytes."""
+    (root / f"slides/{name}.tif").write_bytes((root / "slides/slide00.tif").read_bytes() + name.encode())
 
 
 ALONE = {"points": None, "group_by": "slide", "split": {"test": 0}}
@@ -200,11 +206,12 @@ def test_color_statistics_are_those_of_training_tiles(lazy):
 
 def test_a_column_of_parts_wins_and_a_leak_is_refused(own, tmp_path):
     columns = ("slide_id", "path", "patient_id", "split")
-    rows = [("a", "slides/slide00.tif", "P", "train"), ("b", "slides/slide00.tif", "Q", "test")]
+    another(own, "b")
+    rows = [("a", "slides/slide00.tif", "P", "train"), ("b", "slides/b.tif", "Q", "test")]
     table(own, rows, columns)
     _, data = prepared(config(points=None), own, tmp_path)
     assert dict(data.samples.select("slide_id", "split").unique().iter_rows()) == {"a": "train", "b": "test"}
-    table(own, [(*rows[0],), ("b", "slides/slide00.tif", "P", "test")], columns)
+    table(own, [(*rows[0],), ("b", "slides/b.tif", "P", "test")], columns)
     with pytest.raises(DataError, match=r"the split leaks: 1 patient.* P in test, train"):
         prepared(config(points=None), own, tmp_path)
 
@@ -439,6 +446,47 @@ def test_the_content_counts_and_not_the_suffix(own, tmp_path):
     assert rejected(artifact)["picture"][:2] == ("failed", "not_a_slide")
 
 
+@pytest.mark.parametrize("pixels", ["slides", "packed", "jpeg"])
+def test_the_same_bytes_under_two_names_are_one_slide(own, tmp_path, pixels):
+    shutil.copy(own / "slides/slide00.tif", own / "slides/again.tif")
+    table(own, [("slide00", "slides/slide00.tif"), ("x_again", "slides/again.tif"), ("y_twice", "slides/slide00.tif")])
+    settings = config(**ALONE, pixels=pixels)
+    artifact, data = prepared(settings, own, tmp_path / "both", num_shards=2)
+    table(own, [("slide00", "slides/slide00.tif")])
+    _, alone = prepared(settings, own, tmp_path / "alone")
+    assert data.samples["id"].to_list() == alone.samples["id"].to_list()
+    assert (data.read(len(data.samples) - 1) == alone.read(len(alone.samples) - 1)).all()
+    assert artifact.accounts()["slides"].plain() == {"total": 3, "kept": 1, "left_out": {"copy": 2}, "failed": {}}
+    tiles = artifact.accounts()["tiles"]
+    tiles.check("tiles")
+    assert tiles.left_out["copy_of_a_slide"] == 2 * len(data.samples) == 2 * tiles.kept
+    assert rejected(artifact)["y_twice"] == ("left_out", "copy", "the same bytes as slide slide00")
+
+
+def test_copies_of_different_patients_are_refused(own, tmp_path):
+    rows = [("slide00", "slides/slide00.tif", "P1"), ("twin", "slides/slide00.tif", "P2")]
+    table(own, rows, ("slide_id", "path", "patient_id"))
+    with pytest.raises(DataError, match=r"'slide00' and 'twin' are the same, byte.*P1, None and P2, None"):
+        prepared(config(points=None, split={"test": 0}), own, tmp_path)
+
+
+def test_a_checksum_in_the_table_catches_what_the_decoder_does_not(own, tmp_path):
+    path = own / "slides/slide00.tif"
+    right = slide_sha256(path)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        content[page.dataoffsets[5] + page.databytecounts[5] // 2] ^= 0xFF
+    (own / "slides/flipped.tif").write_bytes(content)
+    table(own, [("flipped", "slides/flipped.tif"), ("slide00", "slides/slide00.tif")])
+    assert rejected(prepared(config(**ALONE), own, tmp_path / "silent")[0]) == {}
+    rows = [("flipped", "slides/flipped.tif", right), ("slide00", "slides/slide00.tif", right.upper())]
+    table(own, rows, ("slide_id", "path", "sha256"))
+    artifact, data = prepared(config(**ALONE), own, tmp_path / "stated")
+    assert rejected(artifact)["flipped"][:2] == ("failed", "wrong_checksum")
+    assert set(data.samples["slide_id"]) == {"slide00"}
+
+
 def test_a_slide_of_one_pixel_is_explained(own, tmp_path):
     write(own / "slides/pixel.tif", np.full((1, 1, 3), 200, np.uint8), levels=1, jpeg=False)
     rows = [("pixel", "slides/pixel.tif"), ("slide00", "slides/slide00.tif")]
@@ -450,7 +498,7 @@ def test_a_slide_of_one_pixel_is_explained(own, tmp_path):
 
 def test_tiles_of_slides_without_a_label_stay_for_pretraining_and_are_in_no_bag(own, tmp_path):
     for name in ("one", "two"):
-        shutil.copy(own / "slides/slide00.tif", own / f"slides/{name}.tif")
+        another(own, name)
     rows = [("slide00", "slides/slide00.tif", "a"), ("one", "slides/one.tif", "b"), ("two", "slides/two.tif", None)]
     table(own, rows, ("slide_id", "path", "label"))
     _, data = prepared(config(**ALONE, slide_labels=True), own, tmp_path / "out")

@@ -7,6 +7,7 @@ from typing import Any
 from appssl.artifact import MANIFEST, Artifact, sha256_file
 from appssl.errors import ArtifactError, DataError, SettingsError
 from appssl.plan import read_config
+from appssl.reports.folds import over_folds
 from appssl.reports.reading import PLACES, Run, Stage, is_number, read_run
 from appssl.reports.wording import direction_of, directions, in_order, interval, number, readable, remark, verdict
 from appssl.settings import Settings, flatten
@@ -40,6 +41,7 @@ def summarize(run_dirs: list[Path], *, command: str, data_dir: Path | None = Non
         *_caution(first),
         "## Metrics",
         *_metrics(runs),
+        *_over_folds(runs),
         *_comparisons(runs),
         *_labels(runs),
         "## Data",
@@ -166,6 +168,38 @@ def _comparisons(runs: list[Run]) -> list[str]:
         "This recipe minus the other on the same test samples, paired; no correction for the number of comparisons."
     )
     return ["## Comparisons", explained, _table(["against", "metric", "seed", "difference", "groups", "verdict"], rows)]
+
+
+def _over_folds(runs: list[Run]) -> list[str]:
+    """Metrics and paired differences of all folds of a cross-validation together."""
+    found = over_folds(runs)
+    if found is None:
+        return []
+    explained = (
+        f"The predictions of {found.num_folds} folds together, each of a model that was not trained on that fold. "
+        "An AUROC ranks probabilities of different models."
+    )
+    known = directions(found.metrics)
+    rows = [
+        [_md(readable(name)), _with_interval(vars(measured[name])), str(measured[name].num_groups)]
+        for measured in found.metrics.values()
+        for name in in_order(measured, known)
+    ]
+    differences = [
+        [
+            _md(against),
+            _md(readable(name)),
+            _with_interval(vars(metric), signed=True),
+            str(metric.num_groups),
+            verdict(vars(metric), direction_of(name, known)),
+        ]
+        for against, name, metric in found.comparisons
+    ]
+    tables = [
+        _table(["metric", "all folds", "groups"], rows),
+        _table(["against", "metric", "difference", "groups", "verdict"], differences),
+    ]
+    return ["## Over all folds", explained, *tables]
 
 
 def _accounts(run: Run) -> list[str]:

@@ -40,6 +40,7 @@ th { font-weight: 600; color: var(--soft); font-size: .8rem; border-bottom-color
 th + th, td + td { padding-left: .8rem; }
 th.n, td.n { text-align: right; white-space: nowrap; }
 td.text { overflow-wrap: anywhere; min-width: 5rem; }
+td.text:first-child { min-width: 11rem; }
 tr.sub td { color: var(--soft); border-bottom-style: dotted; }
 tr.sub td:first-child { padding-left: 1.4rem; }
 code { font: .85em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }

@@ -39,7 +39,10 @@ def describe(
     """What an encoder needs to be rebuilt and applied to new data."""
     return {
         "meta": asdict(meta),
-        "backbone": backbone.plain(),
+        "backbone": {
+            **backbone.plain(),
+            **({"weights": None} if hasattr(backbone, "weights") else {}),
+        },  # it has its own
         "views": views.plain(),
         "input_shape": list(input_shape),
         "source": dict(source),

@@ -1,11 +1,17 @@
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from appssl.backbones.timm import Config, build
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
+from tests.commands import environment
 
 META = Meta(source="x", domain="wsi", task="classification")
 
@@ -85,6 +91,80 @@ def test_weights_need_a_licence_and_that_of_the_file_must_agree(tmp_path):
     with pytest.raises(SettingsError, match=r"backbone\.licence is apache-2\.0, the file .* says MIT"):
         network(weights=str(path), licence="apache-2.0")
     network(weights=str(path), licence="mit")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What a hub answers for one file: its commit, its size, its bytes."""
+
+    content: bytes
+
+    def do_HEAD(self):
+        is_there = self.path == "/timm/resnet10t.c3_in1k/resolve/main/model.safetensors"
+        self.send_response(200 if is_there else 404)
+        for key, value in {"X-Repo-Commit": "c" * 40, "ETag": '"e1"', "Content-Length": len(self.content)}.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_):
+        pass
+
+
+def published(hub, cache, licence=None, **extra):
+    """Builds resnet10t with published weights from a hub, in a process of its own; the sum of its first weights."""
+    code = f"""
+from appssl.backbones.timm import Config, build
+from appssl.contracts import Meta
+from appssl.errors import AppsslError
+try:
+    config = Config(model="resnet10t.c3_in1k", weights="published", licence={licence!r})
+    net = build(config, (3, 32, 32), Meta("x", "wsi", "c"))
+    print(net.conv1[0].weight.double().sum().item())
+except AppsslError as error:
+    print(error)
+"""
+    settings = {"HF_ENDPOINT": hub, "HF_HOME": str(cache), "NO_PROXY": "*", "HF_HUB_DISABLE_XET": "1", **extra}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment(**settings), capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_published_weights_are_downloaded_once_and_their_licence_is_known(tmp_path):
+    other = timm.create_model("resnet10t", pretrained=False)
+    Hub.content = save(other.state_dict())
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        hub = f"http://127.0.0.1:{server.server_port}"
+        expected = other.conv1[0].weight.double().sum().item()
+        assert float(published(hub, tmp_path)) == expected
+        assert "resnet10t.c3_in1k says apache-2.0" in published(hub, tmp_path, licence="mit")
+        server.shutdown()
+    assert float(published(hub, tmp_path)) == expected  # from the cache
+    said = published(hub, tmp_path / "empty", HF_HUB_OFFLINE="1")
+    assert said.startswith("backbone.weights: those of resnet10t.c3_in1k (timm/resnet10t.c3_in1k) cannot be downloaded")
+    assert "give its path" in said
+
+
+def test_the_licence_of_published_weights_is_part_of_the_settings_and_non_commercial_ones_are_refused():
+    assert Config(model="resnet18.a1_in1k", weights="published").licence == "apache-2.0"
+    assert Config(model="resnet18.a1_in1k").licence is None
+    with pytest.raises(SettingsError, match=r"cc-by-nc-4\.0 forbids commercial use"):
+        network("convnextv2_atto.fcmae", weights="published")
+    with pytest.raises(SettingsError, match=r"'resnet10t\.nowhere': timm has resnet10t\.c3_in1k"):
+        network("resnet10t.nowhere", weights="published")
+
+
+def test_options_are_arguments_of_the_model():
+    net = network("vit_tiny_patch16_224", (3, 32, 32), options={"init_values": 1e-5, "depth": 2})
+    assert len(net.blocks) == 2
+    assert net.blocks[0].ls1.gamma.unique().item() == pytest.approx(1e-5)
+    any_size = network("vit_tiny_patch16_224", (3, 32, 32), options={"img_size": 224, "dynamic_img_size": True})
+    assert any_size.pos_embed.shape[1] == 14 * 14 + 1
+    with pytest.raises(SettingsError, match=r"backbone\.options: .*colour"):
+        network(options={"colour": 1})
 
 
 @pytest.mark.parametrize("licence", ["cc-by-nc-4.0", "CC-BY-NC-ND-4.0", "non-commercial", "research only"])

@@ -30,6 +30,9 @@ class Config(Settings):
     num_views: int = Field(
         2, ge=1, le=16, description="views per window in mode concat; mode devices has one per device"
     )
+    divisor: float | None = Field(
+        None, gt=0, description="all values are divided by it; null: channels get mean 0 and standard deviation 1"
+    )
     device: str | None = Field(None, description="device of the plain view in mode devices; null: the first")
     jitter: float = Field(0.8, ge=0, le=1, description="probability of added noise")
     jitter_std: float = Field(0.05, ge=0, description="its standard deviation, of that of the channel")
@@ -135,10 +138,13 @@ def build(config: Config, meta: Meta) -> Signal:
     devices = list(meta.facts["devices"])
     if config.device is not None and config.device not in devices:
         raise DataError(f"views/signal: device {config.device!r} is not in the data.{nearest(config.device, devices)}")
+    mean, std = (np.asarray(meta.facts[fact], np.float64) for fact in ("channel_mean", "channel_std"))
+    if config.divisor is not None:
+        mean, std = np.zeros_like(mean), np.full_like(std, config.divisor)
     return Signal(
         config,
-        mean=np.asarray(meta.facts["channel_mean"], np.float64),
-        std=np.asarray(meta.facts["channel_std"], np.float64),
+        mean=mean,
+        std=std,
         triples=vectors(meta.facts["channels"]),
         size=int(meta.facts["window_samples"]),
         plain=devices.index(config.device) if config.device else 0,

@@ -1,10 +1,12 @@
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from appssl.contracts import Context, Meta
 from appssl.engine.fit import make_optimizer
+from appssl.errors import SettingsError
 from appssl.finetuners.full import Config, build
 from appssl.recipe import Fit
 from tests.finetuners.test_linear_probe import Encoder, batch
@@ -77,3 +79,39 @@ def test_smoothing_and_class_weights_reach_the_loss():
     balanced = learner(linear_encoder(), class_weight="balanced")
     losses = [float(tuned.train()(data).loss.detach()) for tuned in (plain, smooth, balanced)]
     assert len(set(losses)) == 3
+
+
+class InBlocks(nn.Module):
+    """Two blocks with running statistics."""
+
+    num_features = 5
+
+    def __init__(self):
+        super().__init__()
+        sizes = ((4, 6), (6, 5))
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o)) for i, o in sizes))
+
+    def forward(self, x):
+        return self.blocks(x)
+
+
+def test_frozen_blocks_stay_as_they_are_and_the_others_move():
+    tuned = learner(InBlocks(), frozen_blocks=1, hidden=7)
+    before = copy.deepcopy(tuned.state_dict())
+    optimizer = make_optimizer(tuned, Fit(optimizer="sgd", lr=0.1))
+    for _ in range(3):
+        tuned.train()(batch()).loss.backward()
+        optimizer.step()
+    after = tuned.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("backbone.blocks.0"))
+    assert not torch.equal(before["backbone.blocks.1.0.weight"], after["backbone.blocks.1.0.weight"])
+    assert tuned.head[1].weight.shape == (7, 5)
+    assert tuned.head[3].weight.shape == (3, 7)
+    assert tuned.export().eval()(batch()["input"]).shape == (8, 3)
+
+
+def test_more_frozen_blocks_than_there_are_is_refused():
+    with pytest.raises(SettingsError, match=r"frozen_blocks is 2, but this encoder has 2 blocks"):
+        learner(InBlocks(), frozen_blocks=2)
+    with pytest.raises(SettingsError, match="is not made of blocks"):
+        learner(linear_encoder(), frozen_blocks=1)

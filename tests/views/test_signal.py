@@ -58,6 +58,11 @@ def test_plain_is_the_normalized_window():
     np.testing.assert_allclose(views(mode="devices").plain(window()).numpy(), expected[0], atol=1e-5)
 
 
+def test_a_divisor_replaces_the_statistics_of_channels():
+    third = views(mode="devices", device="d2", divisor=30.0).plain(window())
+    np.testing.assert_allclose(third.numpy(), window()[2] / 30, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("mode", "number", "shape"), [("concat", 3, (45, 125)), ("devices", 5, (9, 125))])
 def test_shapes_types_and_number(mode, number, shape):
     built = views(mode=mode, num_views=3, **ON)

@@ -65,7 +65,7 @@ class Signal:
         self.input_shape = (devices * channels if config.mode == "concat" else channels, size)
         self._mean = mean.astype(np.float32)[:, :, None]
         self._scale = (1 / np.maximum(std, _SMALLEST_STD)).astype(np.float32)[:, :, None]
-        self._triples, self._plain = triples, plain
+        self.triples, self._plain = triples, plain
 
     def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
         self._check(sample)
@@ -82,9 +82,13 @@ class Signal:
         return _tensor(jitter(signal, _LIGHT * self.config.jitter_std, rng))
 
     def plain(self, sample: Any) -> Tensor:
+        return _tensor(self.normalized(sample))
+
+    def normalized(self, sample: np.ndarray) -> np.ndarray:
+        """The devices of the plain view, (devices, channels, T) float32."""
         self._check(sample)
         part = self._part()
-        return _tensor(self._normalized(sample[part], part))
+        return self._normalized(sample[part], part)
 
     def _check(self, sample: np.ndarray) -> None:
         """Other devices or channels than in training would be stretched over the missing ones without a word."""
@@ -106,8 +110,8 @@ class Signal:
         turn, cut, warp, scale, noise, drop = rng.random(6) < (
             c.rotation, c.permutation, c.time_warp, c.scaling, c.jitter, c.dropout,
         )  # fmt: skip
-        if turn and len(self._triples):
-            signal = rotated(signal, self._triples, c.rotation_degrees, rng)
+        if turn and len(self.triples):
+            signal = rotated(signal, self.triples, c.rotation_degrees, rng)
         signal = self._normalized(signal, part)
         if cut:
             signal = permuted(signal, c.segments, rng)

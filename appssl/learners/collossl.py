@@ -25,9 +25,9 @@ from torch.nn import functional
 
 from appssl.contracts import Batch, Context, Progress, Step
 from appssl.errors import DataError, SettingsError
+from appssl.ops.channels import vectors
 from appssl.ops.mmd import mmd2
 from appssl.settings import Settings, nearest
-from appssl.views.signal import vectors
 
 Policy = Literal[
     "closest_pos_all_neg",

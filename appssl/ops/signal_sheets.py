@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _EXAMPLES, _CLASSES, _CHANNELS = 3, 8, 3  # at most: windows of a class, classes, channels of a window
+_SESSIONS = 6  # at most, whose clocks are shown
 _SUBJECTS, _NAME = 40, 30  # at most: subjects, letters of a name
 _STYLE: Any = {"font.size": 7, "legend.frameon": False, "lines.linewidth": 0.7, "text.parse_math": False}
 
@@ -35,6 +36,37 @@ def figures(samples: pl.DataFrame, signal: np.ndarray, classes: Sequence[str], f
     if samples.is_empty():
         return []
     return [_examples(samples, signal, classes, facts), _counts(samples, classes)]
+
+
+def clock_figures(clocks: pl.DataFrame) -> list[Sheet]:
+    """How far the clocks of devices are apart over the first sessions.
+
+    Args:
+        clocks: columns of `ops.clock_correction.CLOCKS`.
+    """
+    own = clocks.filter(pl.col("offset_seconds").is_not_null())
+    shown = own["session"].unique(maintain_order=True).to_list()[:_SESSIONS]
+    if not shown:
+        return []
+
+    def draw(figure: "Figure") -> None:
+        for axis, session in zip(figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown, strict=True):
+            for row in own.filter(pl.col("session") == session).iter_rows(named=True):
+                hours = np.array(row["block_seconds"]) / 3600
+                (points,) = axis.plot(hours, row["lag_seconds"], ".", label=f"{row['device']} - {row['reference']}")
+                line = row["offset_seconds"] + row["drift_seconds_per_day"] / 24 * hours
+                axis.plot(hours, line, color=points.get_color())
+            axis.set_title(f"session {session}")
+            axis.set_ylabel("seconds")
+            axis.legend(loc="upper right")
+        axis.set_xlabel("hours of the session")
+        figure.subplots_adjust(0.1, 0.5 / height, 0.98, 1 - 0.3 / height, hspace=0.4)
+
+    height = 1.5 * len(shown) + 0.6
+    total = own["session"].n_unique()
+    which = f"{len(shown)} of {total} sessions"
+    caption = f"Clock of each device minus that of the reference: blocks and the line through them, {which}."
+    return [Sheet("figures/clocks.png", "Clocks", caption, _png(7, height, draw))]
 
 
 def _examples(samples: pl.DataFrame, signal: np.ndarray, classes: Sequence[str], facts: dict[str, Any]) -> Sheet:

@@ -24,6 +24,8 @@ from pydantic import Field, model_validator
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
+from appssl.ops.channels import vectors
+from appssl.ops.clock_correction import CLOCKS, Clocks, clocks_differ, compared
 from appssl.ops.paths import inside
 from appssl.ops.recording_draft import drafted
 from appssl.ops.recording_fates import of_intervals, of_recordings, of_windows, with_fate
@@ -54,7 +56,7 @@ from appssl.ops.sessions import (
     sessions,
     shown,
 )
-from appssl.ops.signal_sheets import figures
+from appssl.ops.signal_sheets import clock_figures, figures
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
 from appssl.ops.windows import left_out, lengths, majority, starts
 from appssl.settings import Settings, nearest
@@ -100,6 +102,7 @@ class Config(Settings):
     window_seconds: float = Field(4.0, gt=0, description="length of a window, seconds")
     overlap: float = Field(0.5, ge=0, lt=1, description="share of a window that the next one repeats")
     label_purity: float = Field(0.8, ge=0, le=1, description="share of a window's samples that its label needs")
+    clocks: Clocks = Field(Clocks(), description="comparing and correcting the clocks of the devices of a session")
     split: GroupSplit = Field(GroupSplit(), description="division of the subjects when there is no split column")
     limit_subjects: int | None = Field(None, ge=1, description="use the first subjects only, by name")
     limit_seconds: float | None = Field(None, gt=0, description="use the beginning of every session only, seconds")
@@ -159,13 +162,16 @@ class Wearable:
         stored: Rows = []
         windows: Rows = []
         intervals: Rows = []
+        clocks: Rows = []
         problems: list[str] = []
         with out.open("signal.f32") as file:
             for subject, loaded in index.input.load(index.subjects[shard::num_shards], index.channels):
                 usable = [u for r, s in loaded for u in self._check(r, s, index, recordings, problems)]
                 given = index.intervals.get(subject)
                 used = np.zeros(len(given.rows) if given else 0, bool)
-                for name, part in self._sessions(subject, usable, recordings):
+                for name, uncorrected in self._sessions(subject, usable, recordings):
+                    part, found = self._compared(uncorrected, index, recordings)
+                    clocks += [{"session": name, "subject": subject, **row} for row in found]
                     clock, own, row = self._session(name, subject, part, index)
                     file.write(clock.values.data)
                     windows += own
@@ -184,6 +190,7 @@ class Wearable:
         out.table("sessions.parquet", pl.DataFrame(stored, schema=_SESSIONS))
         out.table("windows.parquet", pl.DataFrame(windows, schema=_WINDOWS))
         out.table("intervals.parquet", pl.DataFrame(intervals, schema=_INTERVALS))
+        out.table("clocks.parquet", pl.DataFrame(clocks, schema=CLOCKS))
         about = {
             "shard": shard,
             "num_shards": num_shards,
@@ -286,6 +293,32 @@ class Wearable:
                 by_id[u.recording.id]["sessions"].append(name)
         return found
 
+    def _compared(self, part: list[Usable], index: Index, rows: Rows) -> tuple[list[Usable], Rows]:
+        """A session's recordings on one clock, as far as that is asked for; a device whose clock is unclear fails."""
+        c = self.config
+        if c.wide is not None:  # columns of one table have one clock
+            return part, []
+        triples = vectors(list(index.channels))
+        found, clocks = compared(
+            part,
+            index.devices,
+            triples[0].tolist() if len(triples) else [],
+            c.clocks,
+            hz=c.sampling_hz,
+            max_gap=c.max_gap_seconds,
+            max_residual=c.window_seconds / 2,
+        )
+        unclear = {row["device"]: row for row in clocks if row["outcome"] == "unclear" and c.clocks.correct}
+        for row in rows:
+            if row["device"] in unclear and any(u.recording.id == row["id"] for u in part):
+                about = unclear[row["device"]]
+                detail = (
+                    f"its clock is {about['residual_seconds']:.3g} s off the line that describes it best beside "
+                    f"{about['reference']}; more than half a window ({c.window_seconds / 2:g} s)"
+                )
+                row.update(outcome="failed", reason="clock_unclear", detail=detail)
+        return [u for u in found if u.recording.device not in unclear], clocks
+
     def _session(self, name: str, subject: str, part: list[Usable], index: Index) -> tuple[Clock, Rows, Row]:
         """The session on one clock, its windows, and its row of the table of sessions."""
         hz, limit = self.config.sampling_hz, self.config.limit_seconds
@@ -350,6 +383,8 @@ class Wearable:
         out.table("samples.parquet", samples)
         out.table("sessions.parquet", stored.select("session", "subject", "start_seconds", "num_samples", "position"))
         out.table("recordings.parquet", recordings)
+        clocks = pl.concat([s.table("clocks.parquet") for s in shards]).sort("session", "device")
+        out.table("clocks.parquet", clocks)
         found = set(samples["label"].drop_nulls())
         order = [name for name in dict.fromkeys(about["order"]) if name in found] or sorted(found)
         classes = self.config.classes or tuple(order)
@@ -363,8 +398,10 @@ class Wearable:
             "channel_mean": mean.tolist(),
             "channel_std": std.tolist(),
         }
+        if caution := clocks_differ(clocks):
+            facts["caution"] = caution
         out.json("meta.json", asdict(Meta("wearable", "wearable", "classification", classes, "subject", facts)))
-        self._figures(samples, classes, facts, out)
+        self._figures(samples, classes, facts, clocks, out)
 
     def _divided(self, subjects: list[str], given: dict[str, str]) -> dict[str, str]:
         if not subjects or given:
@@ -372,10 +409,15 @@ class Wearable:
         return group_split(subjects, self.config.split)
 
     def _figures(
-        self, samples: pl.DataFrame, classes: Sequence[str], facts: dict[str, Any], out: ArtifactWriter
+        self,
+        samples: pl.DataFrame,
+        classes: Sequence[str],
+        facts: dict[str, Any],
+        clocks: pl.DataFrame,
+        out: ArtifactWriter,
     ) -> None:
         signal = np.load(out.folder / "signal.npy", mmap_mode="r") if len(samples) else np.zeros((0, 0))
-        sheets = figures(samples, signal, classes, facts)
+        sheets = [*figures(samples, signal, classes, facts), *clock_figures(clocks)]
         for sheet in sheets:
             out.bytes(sheet.file, sheet.content)
         out.json("figures.json", [{"file": s.file, "title": s.title, "caption": s.caption} for s in sheets])
@@ -417,7 +459,7 @@ def for_new_data(config: Config, table: str) -> Config:
     columns = c.model_copy(update={"label": None, "split": None, "session": session})
     place = {"table": table} if config.table is not None else {"long_table": table}
     kept = config.model_dump(
-        include={"name", "time_unit", "recorded_hz", "devices", "channels", "sampling_hz"}
+        include={"name", "time_unit", "recorded_hz", "devices", "channels", "sampling_hz", "clocks"}
         | {"max_gap_seconds", "window_seconds", "overlap"}
     )
     return Config(**kept, **place, columns=columns, wide=config.wide, split=GroupSplit(test=0))

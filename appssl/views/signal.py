@@ -18,6 +18,7 @@ from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
+from appssl.ops.channels import vectors
 from appssl.settings import Settings, nearest
 
 _SMALLEST_STD = 1e-6  # keeps the normalized signal finite when a channel never changes
@@ -153,20 +154,6 @@ def build(config: Config, meta: Meta) -> Signal:
         size=int(meta.facts["window_samples"]),
         plain=devices.index(config.device) if config.device else 0,
     )
-
-
-def vectors(channels: list[str]) -> np.ndarray:
-    """(n, 3) int64: channels named `*_x`, `*_y`, `*_z`, or `x_*`, `y_*`, `z_*`, or x, y, z."""
-    position = {name: k for k, name in enumerate(channels)}
-    found = []
-    for name in channels:
-        shapes = ("{}" + name[1:], name[:-1] + "{}") if name != "x" else ("{}",)
-        for shape in shapes:
-            triple = [shape.format(axis) for axis in "xyz"]
-            if name == triple[0] and all(n in position for n in triple):
-                found.append([position[n] for n in triple])
-                break
-    return np.array(found, np.int64).reshape(-1, 3)
 
 
 # Augmentations: (devices, channels, T) float32 -> the same shape; the argument stays as it is.

@@ -13,6 +13,7 @@ from appssl.errors import DataError, SettingsError
 from appssl.settings import validate
 from appssl.sources.wearable import Config, build, draft, for_new_data
 from appssl.synthetic import wearable as made
+from tests.ops.test_clock_correction import body, worn
 
 MADE = {"table": "recordings.csv", "labels": "labels.csv"}
 BOTH = {"table": "recordings.csv", "window_seconds": 2.0, "overlap": 0.0, "split": {"test": 0, "val": 0}}
@@ -233,6 +234,43 @@ def test_without_a_time_column_the_stated_rate_counts(tmp_path):
     np.testing.assert_allclose(data.read(1)[0, 0], 2 + np.arange(50) / 25, atol=1e-6)
     with pytest.raises(DataError, match=r"row 1: without a time column the rate is needed: give sampling_hz"):
         prepared(config(**BOTH, columns={"time": None}), tmp_path, tmp_path / "no")
+
+
+@pytest.mark.parametrize("correct", [False, True])
+def test_clocks_of_devices_are_compared_and_corrected_where_asked(tmp_path, correct):
+    moves = body()
+    table = {}
+    for device, offset in (("hip", 0.0), ("wrist", 2.5)):
+        u = worn(device, moves, offset=offset, drift=1e-4 if offset else 0.0)
+        frame = pl.DataFrame(u.clean.values, schema=["acc_x", "acc_y", "acc_z"]).with_columns(time=u.clean.seconds)
+        table[f"s1_{device}"] = ("s1", device, frame)
+    write(tmp_path, table)
+    settings = config(**BOTH, clocks={"correct": correct, "block_seconds": 60})
+    artifact, data = prepared(settings, tmp_path, tmp_path / "out")
+    (row,) = artifact.table("clocks.parquet").to_dicts()
+    assert row["outcome"] == ("corrected" if correct else "estimated")
+    assert row["offset_seconds"] == pytest.approx(2.5, abs=0.02)
+    assert row["drift_seconds_per_day"] == pytest.approx(8.64, abs=2)
+    assert ("differ by up to 2.6" in data.meta.facts.get("caution", "")) != correct
+    assert "figures/clocks.png" in [entry["file"] for entry in artifact.json("figures.json")]
+    hip, wrist = np.stack([data.read(k)[:, 2] for k in range(len(data.samples))]).transpose(1, 0, 2).reshape(2, -1)
+    together = np.corrcoef(hip, wrist)[0, 1]
+    assert together > 0.95 if correct else together < 0.5
+
+
+def test_a_device_whose_clock_is_unclear_fails_where_it_should_be_corrected(tmp_path):
+    table = {}
+    for device, seed in (("hip", 0), ("wrist", 5)):
+        values = worn(device, body(seed)).clean
+        frame = pl.DataFrame(values.values, schema=["acc_x", "acc_y", "acc_z"]).with_columns(time=values.seconds)
+        table[f"s1_{device}"] = ("s1", device, frame)
+    write(tmp_path, table)
+    settings = config(**BOTH, clocks={"correct": True, "block_seconds": 60})
+    artifact, data = prepared(settings, tmp_path, tmp_path / "out")
+    assert len(data.samples) == 0
+    (failed,) = [q for q in quarantine(artifact, what="recording") if q["outcome"] == "failed"]
+    assert (failed["item"], failed["reason"]) == ("s1_wrist", "clock_unclear")
+    assert "more than half a window (1 s)" in failed["detail"]
 
 
 def test_recordings_far_apart_are_sessions_and_no_window_crosses(tmp_path):

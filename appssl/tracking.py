@@ -5,6 +5,7 @@ cursor says how far it was sent, a lost cursor is found again by a tag, and a po
 carries the journal's own time (SQL stores have run, metric, step, time and value as the key of a point).
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +13,8 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ from appssl.ops.journal import JOURNAL, cursor_path, ended_without_a_word, journ
 from appssl.settings import flatten
 from appssl.version import __version__
 
+_SQLITE = "sqlite:///"
 _SECONDS_TO_CONNECT = 3.0
 _METRICS_PER_BATCH, _PARAMS_PER_BATCH, _LONGEST_PARAM = 1000, 100, 500  # limits of MLflow 3, the last one ours
 _LONGEST_DIGEST, _LONGEST_NAME = 36, 250
@@ -82,6 +85,18 @@ def connect(uri: str) -> None:
         socket.create_connection((parts.hostname or "localhost", port), timeout=_SECONDS_TO_CONNECT).close()
 
 
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Two processes that create the tables of one SQLite file at once can leave it broken for good."""
+    path = Path(uri.removeprefix(_SQLITE))
+    if not uri.startswith(_SQLITE) or not path.parent.is_dir():
+        yield
+        return
+    with path.with_name(f"{path.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # let go when the file is closed, or the process dies
+        yield
+
+
 class Store:
     """An MLflow store, reached through its client."""
 
@@ -94,7 +109,10 @@ class Store:
         self._mlflow = mlflow
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
-        self._client = mlflow.MlflowClient(uri, registry_uri=uri)
+        with _alone(uri):
+            self._client = mlflow.MlflowClient(uri, registry_uri=uri)
+            if uri.startswith(_SQLITE):
+                self._client.search_experiments(max_results=1)  # creates the tables, or brings them up to date
         self._artifacts = (project / "mlartifacts").resolve().as_uri() if uri.startswith("sqlite") else None
         self._experiments: dict[str, str] = {}
 

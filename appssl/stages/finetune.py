@@ -1,5 +1,6 @@
 """Stage finetune: a model for the task, from an encoder (or from scratch) and labels."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,9 @@ def finetune(
             strategy=strategy,
             workers=workers,
         )
+        # The encoder may come from other data: views are scaled as there, classes and bags are those of this data.
+        own = {"meta": asdict(data.meta), "source": inputs["data"].json("source.json")}
+        about = {**about, "views_meta": about["meta"], **own}
         save_model(writer, learner, about=about, finetuner=settings.finetuner, context=context)
         if data.meta.task == "ranking":
             _save_catalog(writer, data)

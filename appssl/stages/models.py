@@ -104,8 +104,9 @@ def load_model(artifact: Artifact) -> tuple[Any, Views, dict[str, Any]]:
     file = str(artifact.folder / "model.json")
     about = artifact.json("model.json")
     meta = read_meta(about["meta"])
+    seen = read_meta(about.get("views_meta", about["meta"]))  # the data that the encoder was trained on
     shape = tuple(about["input_shape"])
-    backbone = registry.build("backbones", method("backbones", about["backbone"], file=file), shape, meta)
+    backbone = registry.build("backbones", method("backbones", about["backbone"], file=file), shape, seen)
     tensors = load_file(artifact.path("facts.safetensors")) if artifact.has("facts.safetensors") else {}
     context = Context(
         meta=meta,
@@ -116,4 +117,4 @@ def load_model(artifact: Artifact) -> tuple[Any, Views, dict[str, Any]]:
     )
     learner = registry.build("finetuners", method("finetuners", about["finetuner"], file=file), context)
     load_state(learner, artifact.path("model.safetensors"))
-    return learner.export().eval(), build_views(about["views"], meta, file=file), about
+    return learner.export().eval(), build_views(about["views"], seen, file=file), about

@@ -78,3 +78,26 @@ def test_new_slides_get_scores_and_heatmaps(project):
         assert drawn["features"][0]["geometry"]["coordinates"][0][0] == [own["x"][0], own["y"][0]]
     left_out = pl.read_csv(project / "scores.left_out.csv")
     assert "truncated" in left_out["item"].to_list()
+
+
+def test_a_model_on_an_encoder_of_other_data_has_the_classes_and_bags_of_its_own(project):
+    encoder = RECIPE[: RECIPE.index("finetune:")].replace("slide_labels: true", "points: {table: points.csv}")
+    encoder += """\
+pretrain:
+  backbone: {name: small_cnn, widths: [8, 16]}
+  views: {name: histology, size: 32}
+  learner: joint_embedding
+  fit: {epochs: 1, batch_size: 16}
+"""
+    start = RECIPE[: RECIPE.index("data:")]
+    fit = "finetune:\n  finetuner: abmil\n  fit: {epochs: 1, batch_size: 2}\nevaluate: {evaluators: [mil]}\n"
+    (project / "encoder.yaml").write_text(encoder)
+    (project / "borrowed.yaml").write_text(f"{start}data: tiles\npretrain: {{from: encoder}}\n{fit}")
+    done = appssl("run", "borrowed.yaml", cwd=project)
+    assert done.code == 5, done.err
+    runs = project / "results" / "wsi"
+    about = json.loads((runs / "borrowed" / "s0" / "finetune" / "model.json").read_text())
+    own = json.loads((runs / "attention" / "s0" / "finetune" / "model.json").read_text())
+    assert about["meta"]["classes"] == own["meta"]["classes"] == ["normal", "tumour"]
+    assert about["meta"]["facts"]["bag"] == "slide_id"
+    assert about["views_meta"]["classes"] != about["meta"]["classes"]

@@ -8,9 +8,11 @@ import timm
 import torch
 from safetensors.torch import save, save_file
 
+from appssl import registry
 from appssl.backbones.timm import Config, build
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
+from appssl.stages.models import describe, method
 from tests.commands import environment
 
 META = Meta(source="x", domain="wsi", task="classification")
@@ -52,6 +54,17 @@ def test_weights_are_read_from_a_local_file_and_a_classifier_in_it_is_left_out(t
     save_file(other.state_dict(), tmp_path / "w.safetensors")
     loaded = network(weights=str(tmp_path / "w.safetensors"), licence="apache-2.0")
     assert torch.equal(loaded.conv1[0].weight, other.conv1[0].weight)
+
+
+def test_a_finished_encoder_needs_the_file_of_its_start_no_more(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(network().state_dict(), path)
+    config = Config(model="resnet10t", weights=str(path), licence="mit")
+    views = registry.load("views", "histology").Config()
+    about = describe(meta=META, backbone=config, views=views, input_shape=(3, 32, 32), source={})
+    path.unlink()
+    assert about["backbone"]["licence"] == "mit"
+    build(method("backbones", about["backbone"], file="encoder.json"), (3, 32, 32), META)
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():

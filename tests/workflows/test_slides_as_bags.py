@@ -101,3 +101,10 @@ pretrain:
     assert about["meta"]["classes"] == own["meta"]["classes"] == ["normal", "tumour"]
     assert about["meta"]["facts"]["bag"] == "slide_id"
     assert about["views_meta"]["classes"] != about["meta"]["classes"]
+    done = appssl(
+        "predict", "results/wsi/borrowed/s0", next(project.rglob("slides.csv")), "--out", "b.csv", cwd=project
+    )
+    assert done.code == 5, done.err
+    scores = pl.read_csv(project / "b.csv")
+    assert scores["slide_id"].is_unique().all()
+    assert {"p_normal", "p_tumour", "num_tiles"} <= set(scores.columns)

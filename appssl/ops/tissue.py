@@ -26,6 +26,7 @@ _INK_DENSITY = 0.15  # below this a colour cannot be told reliably
 _INK_RATIO = 0.75  # haematoxylin and eosin absorb green most; ink absorbs green less than this share of red or blue
 _STROKE_SHARE = 0.25  # of a part of tissue that is ink, for it to be a stroke of a pen
 _BLACK = 40  # of 255, brightest channel: fluorescence background, black scanner border, black ink
+_LARGE = 1000  # pixels, smaller side of an image of which a part says the same as all
 _DARK_SHARE = 0.5  # a slide with more black than this is no stained section on bright glass
 
 
@@ -62,11 +63,11 @@ def find_tissue(image: np.ndarray, *, spacing_um: float, min_part_um2: float, mi
     background = background_color(image, edges < _EDGE_SHARE)
     red, green, blue = optical_densities(image, background)
     largest, smallest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
-    smooth_mean = smoothed((red + green + blue) / 3, _SMOOTHING_UM / spacing_um)
-    smooth_color = smoothed(largest - smallest, _SMOOTHING_UM / spacing_um)
-    # Every second pixel says the same of values this smooth.
-    density_threshold = float(np.clip(otsu(smooth_mean[::2, ::2]), *_DENSITY_BOUNDS))
-    color_threshold = float(np.clip(otsu(smooth_color[::2, ::2]), *_COLOR_BOUNDS))
+    mean = cv2.addWeighted(cv2.add(red, green), 1 / 3, blue, 1 / 3, 0)
+    smooth_mean = smoothed(mean, _SMOOTHING_UM / spacing_um)
+    smooth_color = smoothed(cv2.subtract(largest, smallest), _SMOOTHING_UM / spacing_um)
+    density_threshold = float(np.clip(otsu(_some(smooth_mean)), *_DENSITY_BOUNDS))
+    color_threshold = float(np.clip(otsu(_some(smooth_color)), *_COLOR_BOUNDS))
     absorbs = (smooth_mean > density_threshold) | (smooth_color > color_threshold)
     ink = is_ink(red, green, blue)
     is_textured = absorbs & (edges > _EDGE_SHARE)
@@ -88,6 +89,12 @@ def find_tissue(image: np.ndarray, *, spacing_um: float, min_part_um2: float, mi
     return Tissue(mask & ~excluded, False, measured)
 
 
+def _some(values: np.ndarray) -> np.ndarray:
+    """Every fourth pixel of every fourth row: thresholds and medians are those of all, of a large image."""
+    step = 4 if min(values.shape[:2]) >= _LARGE else 1
+    return np.ascontiguousarray(values[::step, ::step])
+
+
 def _share(mask: np.ndarray) -> float:
     return float(np.count_nonzero(mask) / mask.size)
 
@@ -98,7 +105,7 @@ def background_color(image: np.ndarray, is_smooth: np.ndarray) -> np.ndarray:
     Args:
         image: (H, W, 3) uint8. is_smooth: (H, W) bool, pixels without edges around them; tissue always has some.
     """
-    image, is_smooth = np.ascontiguousarray(image[::2, ::2]), is_smooth[::2, ::2]  # a quarter says the same
+    image, is_smooth = _some(image), _some(is_smooth)
     bright = cv2.inRange(image, (_DARKEST_GLASS,) * 3, (255,) * 3)
     glass = cv2.bitwise_and(bright, is_smooth.astype(np.uint8))
     counts = np.stack([cv2.calcHist([image], [k], glass, [256], [0, 256]).ravel() for k in range(3)])
@@ -158,7 +165,9 @@ def edge_share(image: np.ndarray, window: int) -> np.ndarray:
     An edge is a gradient of log10 of the mean intensity, so it does not depend on the background.
     """
     table = (np.log10(np.arange(256) + 1)).astype(np.float32)
-    brightness = cv2.LUT(cv2.transform(image, np.full((1, 3), 1 / 3, np.float32)), table)
+    red, green, blue = cv2.split(image)
+    total = cv2.add(cv2.add(red, green, dtype=cv2.CV_16U), blue, dtype=cv2.CV_16U)
+    brightness = cv2.LUT(cv2.convertScaleAbs(total, alpha=1 / 3), table)
     steps = [  # 8: the sum of Sobel's weights on one side, twice
         cv2.Sobel(brightness, cv2.CV_32F, *order, scale=1 / 8, borderType=cv2.BORDER_REPLICATE)
         for order in ((1, 0), (0, 1))
@@ -176,7 +185,8 @@ def is_ink(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
         red, green, blue: optical densities, (H, W) float32.
     """
     other = cv2.max(red, blue)
-    return (other > _INK_DENSITY) & (green < _INK_RATIO * other)
+    beyond = cv2.addWeighted(other, _INK_RATIO, green, -1, 0)
+    return (other > _INK_DENSITY) & (beyond > 0)
 
 
 def beside_ink(mask: np.ndarray, ink: np.ndarray) -> np.ndarray:
@@ -199,19 +209,25 @@ def cleaned(mask: np.ndarray, min_part: int, min_hole: int) -> np.ndarray:
         mask: (H, W) bool.
     """
     pixels = mask.astype(np.uint8)
-    for line, is_hole in _contours(pixels):
-        if is_hole and _inside(line) < min_hole:
-            cv2.drawContours(pixels, [line], -1, 1, cv2.FILLED)
-    for line, is_hole in _contours(pixels):
-        if not is_hole and _upto(line) < min_part:
+    lines, hierarchy = cv2.findContours(pixels, cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
+    parents = hierarchy[0, :, 3].tolist() if lines else []
+    around = [_around(n, parents) for n in range(len(lines))]  # parts and holes by turns: a hole has an odd number
+    filled = {n for n, line in enumerate(lines) if len(around[n]) % 2 == 1 and _inside(line) < min_hole}
+    for n in filled:
+        cv2.drawContours(pixels, [lines[n]], -1, 1, cv2.FILLED)
+    for n, line in enumerate(lines):
+        if len(around[n]) % 2 == 0 and filled.isdisjoint(around[n]) and _upto(line) < min_part:
             cv2.drawContours(pixels, [line], -1, 0, cv2.FILLED)
     return pixels > 0
 
 
-def _contours(pixels: np.ndarray) -> list[tuple[np.ndarray, bool]]:
-    """Lines through the outermost pixels of each part, and of the part around each hole; whether it is a hole's."""
-    contours, hierarchy = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    return [(line, hierarchy[0, n, 3] >= 0) for n, line in enumerate(contours)]
+def _around(n: int, parents: list[int]) -> list[int]:
+    """The contours that enclose contour n, from the inside; each line runs through the outermost pixels of a part, or
+    through those of a part around a hole."""
+    found = []
+    while (n := parents[n]) >= 0:
+        found.append(n)
+    return found
 
 
 def _upto(line: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from appssl.ops.slide_figures import small_png
 
-_SIDE = 1600  # pixels of the picture, at most
+SIDE = 1600  # pixels of the picture, at most
 _OPACITY = 0.55
 # From blue through white to red: low, even, high. Blue and red are told apart with any colour vision.
 _COLORS = np.array([[33, 102, 172], [247, 247, 247], [178, 24, 43]], dtype=np.float64)
@@ -19,7 +19,7 @@ def heatmap(image: np.ndarray, boxes: np.ndarray, values: np.ndarray) -> bytes:
     Args:
         image: overview (H, W, 3) uint8. boxes: (N, 4) left, top, right, bottom in its pixels. values: (N,) in 0..1.
     """
-    scale = min(1.0, _SIDE / max(image.shape[:2]))
+    scale = min(1.0, SIDE / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     pixels = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)).astype(np.float64)
     total, count = np.zeros(pixels.shape[:2]), np.zeros(pixels.shape[:2])

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from appssl.errors import DataError
-from appssl.ops.heatmaps import geojson, heatmap
+from appssl.ops.heatmaps import SIDE, geojson, heatmap
 from appssl.ops.slide_pixels import LazyTiles, Tiles
 from appssl.ops.slides import OVERVIEW_UM, UnreadableRegion, overview
 
@@ -31,7 +31,8 @@ class TiledSlides:
         reader = self._pixels.reader(slide_id)
         found = reader.geometry
         try:
-            image = overview(reader.handle, found, OVERVIEW_UM)
+            longest = max(size * mpp for size, mpp in zip(found.size, found.mpp, strict=True))
+            image = overview(reader.handle, found, min(OVERVIEW_UM, longest / SIDE))  # finer of a small slide
         except UnreadableRegion as error:
             raise DataError(f"{reader.path}: the overview cannot be read: {error}.") from None
         own = self.samples.filter(pl.col("slide_id") == slide_id)

@@ -84,22 +84,28 @@ def _write_bags(
     features = embed(model.backbone, data, table["index"].to_numpy(), views, accelerator=accelerator)
     tiles = tile_probabilities(model, features)
     names = table.group_by(column, maintain_order=True).agg(pl.len().alias("num_tiles"))
-    _write(_judged(names, bag_probabilities(model, features, offsets), classes), out)
+    judged = _judged(names, bag_probabilities(model, features, offsets), classes)
+    _write(judged, out)
     known = table.drop("label", "true_label", "split", "index")
     _write(_judged(known, tiles, classes), out.with_name(f"{out.stem}.tiles{out.suffix}"))
     if column == "slide_id" and hasattr(data, "heatmap"):
-        _write_heatmaps(data, names["slide_id"].to_list(), tiles[:, -1], offsets, classes[-1], out)
+        _write_heatmaps(data, judged, tiles, offsets, classes, out)
 
 
 def _write_heatmaps(
-    data: Any, slides: list[str], values: np.ndarray, offsets: np.ndarray, name: str, out: Path
+    data: Any, slides: pl.DataFrame, probabilities: np.ndarray, offsets: np.ndarray, classes: list[str], out: Path
 ) -> None:
-    """Probability of the last class on every slide: a PNG, and GeoJSON for QuPath."""
+    """Probability of a class on every slide, as a PNG and as GeoJSON for QuPath.
+
+    Of two classes it is the second, so that slides can be compared; of more it is the one that the slide was given.
+    """
     folder = out.with_name(f"{out.stem}.heatmaps")
     folder.mkdir(exist_ok=True)
-    files = file_names(slides)
-    for slide, first, last in zip(slides, offsets[:-1], offsets[1:], strict=True):
-        picture, tiles = data.heatmap(slide, values[first:last], f"p_{name}")
+    names = slides["slide_id"].to_list()
+    shown = [classes[-1] if len(classes) == 2 else prediction for prediction in slides["prediction"]]
+    files = file_names(names)
+    for slide, name, first, last in zip(names, shown, offsets[:-1], offsets[1:], strict=True):
+        picture, tiles = data.heatmap(slide, probabilities[first:last, classes.index(name)], f"p_{name}")
         write_bytes(folder / f"{files[slide]}.png", picture)
         write_bytes(folder / f"{files[slide]}.geojson", json.dumps(tiles).encode())
 

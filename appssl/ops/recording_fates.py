@@ -1,9 +1,11 @@
 """What became of recordings, windows and intervals of labels that are not used, one line each."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import polars as pl
+
+_FLAGS = ("non_wear", "saturated")  # of samples, which are left out or only flagged
 
 
 class Fate(NamedTuple):
@@ -35,8 +37,12 @@ def with_fate(recordings: pl.DataFrame, windows: pl.DataFrame, window_seconds: f
     return pl.DataFrame(rows, schema=recordings.schema)
 
 
-def of_recordings(recordings: pl.DataFrame) -> Iterator[Fate]:
-    """Recordings that are not used, and samples of the others that are not used as they are."""
+def of_recordings(recordings: pl.DataFrame, flags: Collection[str]) -> Iterator[Fate]:
+    """Recordings that are not used, and samples of the others that are not used as they are.
+
+    Args:
+        flags: columns of `ops.signal_quality.QUALITY` whose samples are left out.
+    """
     for row in recordings.iter_rows(named=True):
         name, where = row["id"], row["where"]
         if row["outcome"] != "kept":
@@ -45,8 +51,10 @@ def of_recordings(recordings: pl.DataFrame) -> Iterator[Fate]:
             ("time_repeated", "repeated", "averaged"),
             ("nan", "nan", "not used"),
             ("pause", "pauses", "another part after each"),
+            ("non_wear", "non_wear", "without motion, taken as not worn"),
+            ("saturated", "saturated", "at the limit of the sensor"),
         ):
-            if row[column]:
+            if row[column] and (column not in _FLAGS or column in flags):
                 yield Fate(None, "samples", name, where, "left_out", reason, f"{row[column]}; {text}")
 
 

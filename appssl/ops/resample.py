@@ -16,12 +16,8 @@ from scipy import signal
 
 from appssl.ops.recordings import BadRecording, shown_rows
 
-OK, NAN, GAP, MISSING = (
-    0,
-    1,
-    2,
-    3,
-)  # what a sample of the common clock is; the larger number is the reason that is given
+# What a sample of the common clock is; of several, the larger number is the reason that is given.
+OK, SATURATED, NON_WEAR, NAN, GAP, MISSING = range(6)
 PASS, STOP, ATTENUATION_DB = 0.4, 0.5, 60.0  # of the filter: edges as shares of the rate, and how much it stops
 _FASTER = 1.05  # ratio of rates from which a recording is filtered; clocks that nearly agree are only interpolated
 _OUTLIER = 5.0  # steps longer than this many median steps are pauses, and do not count for the rate

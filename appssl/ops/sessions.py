@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from appssl.ops.recordings import Intervals, Recording, quoted
-from appssl.ops.resample import GAP, MISSING, Clean, nearest_samples, resample
+from appssl.ops.resample import GAP, MISSING, OK, Clean, nearest_samples, resample
 from appssl.ops.windows import label_ticks
 
 Span = tuple[float, float]
@@ -14,12 +14,16 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Usable:
-    """A recording that passed all checks: times on its own clock, seconds; labels like times; its rate, Hz."""
+    """A recording that passed all checks: times on its own clock, seconds; labels like times; its rate, Hz.
+
+    `flags`: (n,) uint8 codes of `ops.resample` of samples that are there and are to be left out; null: none.
+    """
 
     recording: Recording
     clean: Clean
     labels: list[str | None] | None
     hz: float
+    flags: np.ndarray | None = None
 
     @property
     def span(self) -> Span:
@@ -108,6 +112,8 @@ def on_one_clock(
                 first, found, code = resample(
                     u.clean.seconds - origin, u.clean.values, hz=hz, max_gap=max_gap, recorded_hz=u.hz
                 )
+                if u.flags is not None:
+                    _flag(code, u.flags, (u.clean.seconds - origin) * hz - first)
                 values[first : first + len(found), d], codes[first : first + len(found), d] = found, code
                 edges += [first, first + len(found)]
         if edges:
@@ -115,6 +121,15 @@ def on_one_clock(
             between[between == MISSING] = GAP
             begins.append(min(edges))
     return Clock(origin, values, codes, max(begins, default=0))
+
+
+def _flag(codes: np.ndarray, flags: np.ndarray, ticks: np.ndarray) -> None:
+    """Raises codes (m,) of ticks to those of flagged samples beside them, which lie at `ticks` (n,) float64."""
+    for flag in np.unique(flags[flags != OK]):
+        place = np.round(ticks[flags == flag], 6)
+        for beside in (np.floor(place), np.ceil(place)):
+            own = beside[(beside >= 0) & (beside < len(codes))].astype(np.int64)
+            codes[own] = np.maximum(codes[own], flag)
 
 
 def _of(intervals: Intervals, session: str | None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Figures of prepared signals: example windows of every activity, and how many windows a subject has of each."""
+"""Figures of prepared signals: example windows, how many a subject has of each activity, and what became of all."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+
+from appssl.ops.window_accounts import KEPT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,6 +69,43 @@ def clock_figures(clocks: pl.DataFrame) -> list[Sheet]:
     which = f"{len(shown)} of {total} sessions"
     caption = f"Clock of each device minus that of the reference: blocks and the line through them, {which}."
     return [Sheet("figures/clocks.png", "Clocks", caption, _png(7, height, draw))]
+
+
+def account_figures(accounts: pl.DataFrame, notes: str) -> list[Sheet]:
+    """Windows that were kept and left out, by subject, device and activity.
+
+    Args:
+        accounts: columns of `ops.window_accounts.ACCOUNTS`. notes: a sentence for the caption.
+    """
+    if accounts.is_empty():
+        return []
+    reasons = sorted(accounts["reason"].unique(), key=lambda name: (name != KEPT, name))
+    parts = {by: accounts.filter(by=by) for by in ("subject", "device", "activity")}
+    names = {by: part["name"].unique(maintain_order=True).to_list()[:_SUBJECTS] for by, part in parts.items()}
+    height = 0.17 * sum(map(len, names.values())) + 1.6
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots(3, 1, sharex=True, height_ratios=[max(len(own), 1) for own in names.values()])
+        for axis, (by, part) in zip(axes, parts.items(), strict=True):
+            table = np.zeros((len(names[by]), len(reasons)))
+            for _, name, reason, count in part.iter_rows():
+                if name in names[by]:
+                    table[names[by].index(name), reasons.index(reason)] = count
+            shares = table / table.sum(axis=1, keepdims=True)
+            begin = np.cumsum(shares, axis=1) - shares
+            for k, reason in enumerate(reasons):
+                color = "0.8" if reason == KEPT else f"C{k - 1}"
+                axis.barh(range(len(shares)), shares[:, k], left=begin[:, k], height=0.75, color=color, label=reason)
+            axis.set_yticks(range(len(shares)), [(name or "no label")[:_NAME] for name in names[by]])
+            axis.invert_yaxis()
+            axis.set_title(f"by {by}")
+        handles = axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="lower right", ncols=len(reasons))
+        figure.subplots_adjust(0.25, 0.55 / height, 0.98, 1 - 0.25 / height, hspace=0.9 / max(height - 0.8, 0.5))
+
+    total = parts["subject"]["windows"].sum()
+    caption = f"Shares of {total:,} windows that were kept or left out, by reason. {notes}".strip()
+    return [Sheet("figures/accounts.png", "Windows kept and left out", caption, _png(7, height, draw))]
 
 
 def _examples(samples: pl.DataFrame, signal: np.ndarray, classes: Sequence[str], facts: dict[str, Any]) -> Sheet:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from appssl.ops.resample import GAP, MISSING, NAN
+from appssl.ops.resample import GAP, MISSING, NAN, NON_WEAR, OK, SATURATED
 
-REASONS = {MISSING: "missing_device", GAP: "gap", NAN: "nan"}
+REASONS = {MISSING: "missing_device", GAP: "gap", NAN: "nan", NON_WEAR: "non_wear", SATURATED: "saturated"}
 
 
 def lengths(window_seconds: float, overlap: float, hz: float) -> tuple[int, int]:
@@ -27,20 +27,42 @@ def counts(flags: np.ndarray, first: np.ndarray, size: int) -> np.ndarray:
     return total[first + size] - total[first]
 
 
-def left_out(codes: np.ndarray, first: np.ndarray, size: int) -> list[tuple[str, dict[int, int]] | None]:
+def gravest(codes: np.ndarray, first: np.ndarray, size: int) -> np.ndarray:
+    """(W, devices) uint8: the gravest code (L, devices) of `ops.resample` within each window; OK if it can be used."""
+    found = np.full((len(first), codes.shape[1]), OK, np.uint8)
+    for code in sorted(REASONS):
+        found[counts(codes == code, first, size) > 0] = code
+    return found
+
+
+def left_out(
+    codes: np.ndarray, first: np.ndarray, worst: np.ndarray, size: int, *, min_devices: int
+) -> list[tuple[str, dict[int, int]] | None]:
     """Why each window is left out, or None.
 
     Args:
-        codes: (L, devices) uint8 of `ops.resample`.
+        codes: (L, devices) uint8 of `ops.resample`. worst: (W, devices) as of `gravest`. min_devices: devices that can
+            be used throughout, which a window needs.
     Returns:
         Per window the gravest reason of any device, and {device: samples that have it}.
     """
+    enough = (worst == OK).sum(axis=1) >= min_devices
     result: list[tuple[str, dict[int, int]] | None] = [None] * len(first)
-    for code in sorted(REASONS):  # the gravest comes last, and stays
-        touched = counts(codes == code, first, size)
-        for w in np.flatnonzero(touched.any(axis=1)):
-            result[w] = (REASONS[code], {int(d): int(touched[w, d]) for d in np.flatnonzero(touched[w])})
+    for w in np.flatnonzero(~enough):
+        code = int(worst[w].max())
+        window = codes[first[w] : first[w] + size] == code
+        result[w] = (REASONS[code], {int(d): int(window[:, d].sum()) for d in np.flatnonzero(worst[w] == code)})
     return result
+
+
+def device_bits(usable: np.ndarray) -> np.ndarray:
+    """(W,) int64 with bit d set where device d is usable, of flags (W, devices) bool, at most 63 devices."""
+    return usable @ (np.int64(1) << np.arange(usable.shape[1], dtype=np.int64))
+
+
+def devices_of_bits(bits: np.ndarray, num_devices: int) -> np.ndarray:
+    """(W, devices) bool of numbers (W,) int64 made by `device_bits`."""
+    return (bits[:, None] >> np.arange(num_devices) & 1).astype(bool)
 
 
 def majority(

@@ -2,9 +2,10 @@
 
 Recordings of one person that overlap in time, or share a session column, are a session. All devices of a session are
 resampled to ticks of one clock (`ops/resample.py` states how), which begins with its first sample. Windows are offsets
-into one memory-mapped array, so overlap costs nothing. A window that touches a gap, a sample without number, or a time
-without one of the devices is left out with its reason; nothing is filled. Times are taken as they are: offset and drift
-between the clocks of the devices are not corrected.
+into one memory-mapped array, so overlap costs nothing. A window that touches a gap, a sample without number, a time
+without one of the devices, or a time when a device was not worn (`ops/signal_quality.py` states how that is told) is
+left out with its reason; nothing is filled. With `missing_devices: mask` a window is kept as long as `min_devices` can
+be used, and the others are NaN. Times are taken as they are unless `clocks` says otherwise.
 
 A recording whose times or numbers cannot be used fails; the others go on. Samples with equal time are averaged, numbers
 beyond float32 are no numbers, and after a pause of ten minutes the recording goes on as another part, so that a session
@@ -43,7 +44,7 @@ from appssl.ops.recordings import (
     refuse,
     shown_rows,
 )
-from appssl.ops.resample import check_rate, estimated_hz, increasing, stretches
+from appssl.ops.resample import OK, check_rate, estimated_hz, increasing, stretches
 from appssl.ops.sessions import (
     Clock,
     Usable,
@@ -56,29 +57,29 @@ from appssl.ops.sessions import (
     sessions,
     shown,
 )
-from appssl.ops.signal_sheets import clock_figures, figures
+from appssl.ops.signal_quality import QUALITY, Wear, noted, quality, units_differ
+from appssl.ops.signal_shards import SESSIONS, placed, refuse_mismatch, samples_table, statistics, sums, write_signal
+from appssl.ops.signal_sheets import Sheet, account_figures, clock_figures, figures
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
-from appssl.ops.windows import left_out, lengths, majority, starts
+from appssl.ops.window_accounts import ACCOUNTS, accounts, of_devices
+from appssl.ops.windows import device_bits, devices_of_bits, gravest, left_out, lengths, majority, starts
 from appssl.settings import Settings, nearest
 
 _RECORDINGS: dict[str, Any] = {
     "id": pl.String, "subject": pl.String, "device": pl.String, "where": pl.String, "sha256": pl.String,
     "sessions": pl.List(pl.String), "start_seconds": pl.Float64,
     "end_seconds": pl.Float64, "recorded_hz": pl.Float64, "num_samples": pl.Int64,
-    "repeated": pl.String, "nan": pl.String, "pauses": pl.String, "outcome": pl.String, "reason": pl.String,
+    "repeated": pl.String, "nan": pl.String, "pauses": pl.String, **QUALITY, "outcome": pl.String, "reason": pl.String,
     "detail": pl.String,
-}  # fmt: skip
-_SESSIONS: dict[str, Any] = {
-    "session": pl.String, "subject": pl.String, "start_seconds": pl.Float64, "num_samples": pl.Int64,
-    "windows_beyond_limit": pl.Int64,
 }  # fmt: skip
 _INTERVALS: dict[str, Any] = {"subject": pl.String, "row": pl.Int64, "label": pl.String, "used": pl.Boolean}
 _WINDOWS: dict[str, Any] = {
     "id": pl.String, "session": pl.String, "subject": pl.String, "offset": pl.Int64, "start_seconds": pl.Float64,
-    "label": pl.String, "label_share": pl.Float64, "reason": pl.String, "detail": pl.String,
+    "label": pl.String, "label_share": pl.Float64, "devices": pl.Int64, "reason": pl.String, "detail": pl.String,
 }  # fmt: skip
 
 PAUSE_SECONDS = 600.0  # a longer pause of all devices ends a session, and takes no memory
+_MOST_MASKED = 63  # devices, as many as a bit mask in int64 holds
 
 Row = dict[str, Any]
 Rows = list[Row]
@@ -102,6 +103,11 @@ class Config(Settings):
     window_seconds: float = Field(4.0, gt=0, description="length of a window, seconds")
     overlap: float = Field(0.5, ge=0, lt=1, description="share of a window that the next one repeats")
     label_purity: float = Field(0.8, ge=0, le=1, description="share of a window's samples that its label needs")
+    missing_devices: Literal["refuse", "mask"] = Field(
+        "refuse", description="windows need all devices, or devices that cannot be used there are masked"
+    )
+    min_devices: int = Field(1, ge=1, description="devices that a window needs with missing_devices: mask")
+    wear: Wear = Field(Wear(), description="times when a device was not worn, and saturated samples")
     clocks: Clocks = Field(Clocks(), description="comparing and correcting the clocks of the devices of a session")
     split: GroupSplit = Field(GroupSplit(), description="division of the subjects when there is no split column")
     limit_subjects: int | None = Field(None, ge=1, description="use the first subjects only, by name")
@@ -115,6 +121,8 @@ class Config(Settings):
             raise ValueError("wide, columns.session and columns.order are for long_table")
         if self.labels is not None and self.columns.label is not None:
             raise ValueError("give labels as intervals (labels) or per sample (columns.label), not both")
+        if self.missing_devices == "refuse" and self.min_devices != 1:
+            raise ValueError("min_devices is for missing_devices: mask")
         for name in ("classes", "devices", "channels"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name} has a name twice")
@@ -163,6 +171,7 @@ class Wearable:
         windows: Rows = []
         intervals: Rows = []
         clocks: Rows = []
+        by_device: list[pl.DataFrame] = []
         problems: list[str] = []
         with out.open("signal.f32") as file:
             for subject, loaded in index.input.load(index.subjects[shard::num_shards], index.channels):
@@ -172,8 +181,9 @@ class Wearable:
                 for name, uncorrected in self._sessions(subject, usable, recordings):
                     part, found = self._compared(uncorrected, index, recordings)
                     clocks += [{"session": name, "subject": subject, **row} for row in found]
-                    clock, own, row = self._session(name, subject, part, index)
+                    clock, own, row, account = self._session(name, subject, part, index)
                     file.write(clock.values.data)
+                    by_device.append(account)
                     windows += own
                     stored.append(row)
                     if given:
@@ -187,10 +197,11 @@ class Wearable:
                     ]
         refuse(problems)
         out.table("recordings.parquet", pl.DataFrame(recordings, schema=_RECORDINGS))
-        out.table("sessions.parquet", pl.DataFrame(stored, schema=_SESSIONS))
+        out.table("sessions.parquet", pl.DataFrame(stored, schema=SESSIONS))
         out.table("windows.parquet", pl.DataFrame(windows, schema=_WINDOWS))
         out.table("intervals.parquet", pl.DataFrame(intervals, schema=_INTERVALS))
         out.table("clocks.parquet", pl.DataFrame(clocks, schema=CLOCKS))
+        out.table("accounts.parquet", pl.concat([pl.DataFrame(schema=ACCOUNTS), *by_device]))
         about = {
             "shard": shard,
             "num_shards": num_shards,
@@ -215,6 +226,12 @@ class Wearable:
         subjects = sorted({r.subject for r in listing.recordings})
         found = sorted({r.device for r in listing.recordings})
         unknown = [f"devices: {d!r} has no recording.{nearest(d, found)}" for d in c.devices if d not in found]
+        devices = c.devices or (c.wide.devices if c.wide else tuple(found))
+        if c.missing_devices == "mask":
+            if c.min_devices > len(devices):
+                unknown.append(f"min_devices is {c.min_devices}, there are only {len(devices)}: {', '.join(devices)}")
+            if len(devices) > _MOST_MASKED:
+                unknown.append(f"missing_devices: mask is for at most {_MOST_MASKED} devices, not {len(devices)}")
         refuse(unknown)
         names = label_names(root, c.label_names) if c.label_names else None
         intervals = read_intervals(root, c.labels, c.time_unit, subjects) if c.labels else {}
@@ -222,7 +239,7 @@ class Wearable:
         return Index(
             listing,
             subjects[: c.limit_subjects],
-            c.devices or (c.wide.devices if c.wide else tuple(found)),
+            devices,
             c.channels or listing.channels(),
             names,
             intervals,
@@ -273,8 +290,14 @@ class Wearable:
             "pauses": f"{len(parts) - 1}, together {paused:.0f} s" if len(parts) > 1 else "",
             "sessions": [],
         }
-        rows.append({**row, "outcome": "kept", "reason": "", "detail": ""})
-        return [Usable(recording, clean.part(a, b), labels and labels[a:b], hz) for a, b in parts]
+        found = quality(clean.seconds, clean.values, index.channels, hz, self.config.wear)
+        rows.append({**row, **found.row, "outcome": "kept", "reason": "", "detail": ""})
+        return [
+            Usable(
+                recording, clean.part(a, b), labels and labels[a:b], hz, found.codes[a:b] if found.codes.any() else None
+            )
+            for a, b in parts
+        ]
 
     def _sessions(self, subject: str, usable: list[Usable], rows: Rows) -> list[tuple[str, list[Usable]]]:
         """Name and recordings of the sessions of a subject; what cannot be used is noted in its row."""
@@ -319,8 +342,10 @@ class Wearable:
                 row.update(outcome="failed", reason="clock_unclear", detail=detail)
         return [u for u in found if u.recording.device not in unclear], clocks
 
-    def _session(self, name: str, subject: str, part: list[Usable], index: Index) -> tuple[Clock, Rows, Row]:
-        """The session on one clock, its windows, and its row of the table of sessions."""
+    def _session(
+        self, name: str, subject: str, part: list[Usable], index: Index
+    ) -> tuple[Clock, Rows, Row, pl.DataFrame]:
+        """The session on one clock, its windows, its row of the table of sessions, and the account of its devices."""
         hz, limit = self.config.sampling_hz, self.config.limit_seconds
         clock = on_one_clock(part, index.devices, len(index.channels), hz=hz, max_gap=self.config.max_gap_seconds)
         length = len(clock.codes)
@@ -333,13 +358,25 @@ class Wearable:
         chosen = first if limit is None else first[first + self.size <= clock.anchor + round(limit * hz)]
         about = {"session": name, "subject": subject, "start_seconds": clock.origin}
         beyond = len(first) - len(chosen)
-        windows = self._windows(about, clock, found, chosen, index)
-        return clock, windows, {**about, "num_samples": length, "windows_beyond_limit": beyond}
+        worst = gravest(clock.codes, chosen, self.size)
+        windows = self._windows(about, clock, found, chosen, worst, index)
+        account = of_devices(worst, np.array([row["reason"] == "" for row in windows], bool), index.devices)
+        row = {**about, "num_samples": length, "windows_beyond_limit": beyond, **sums(clock.values, clock.codes)}
+        return clock, windows, row, account
 
     def _windows(
-        self, about: Row, clock: Clock, found: tuple[np.ndarray, list[str]], first: np.ndarray, index: Index
+        self,
+        about: Row,
+        clock: Clock,
+        found: tuple[np.ndarray, list[str]],
+        first: np.ndarray,
+        worst: np.ndarray,
+        index: Index,
     ) -> Rows:
-        why = left_out(clock.codes, first, self.size)
+        is_masked = self.config.missing_devices == "mask"
+        needed = self.config.min_devices if is_masked else len(index.devices)
+        why = left_out(clock.codes, first, worst, self.size, min_devices=needed)
+        usable = device_bits(worst == OK).tolist() if is_masked else [None] * len(first)
         labels, shares = majority(found[0], first, self.size, found[1], self.config.label_purity)
         rows = []
         for k, offset in enumerate(first.tolist()):
@@ -353,6 +390,7 @@ class Wearable:
                     "start_seconds": clock.origin + offset / self.config.sampling_hz,
                     "label": labels[k],
                     "label_share": float(shares[k]),
+                    "devices": usable[k],
                     "reason": reason,
                     "detail": ", ".join(parts),
                 }
@@ -365,21 +403,30 @@ class Wearable:
         Raises:
             DataError: if the shards do not belong together, or the subjects cannot be divided.
         """
-        about = _checked(shards)
+        parts = [shard.json("shard.json") for shard in shards]
+        refuse_mismatch(parts)
+        about = parts[0]
         recordings = pl.concat([s.table("recordings.parquet") for s in shards]).sort("id")
         windows = pl.concat([s.table("windows.parquet") for s in shards]).sort("id")
-        sessions = _placed(shards).sort("session")
+        sessions = placed([s.table("sessions.parquet") for s in shards])
         intervals = pl.concat([s.table("intervals.parquet") for s in shards])
         recordings = with_fate(recordings, windows, self.size / self.config.sampling_hz)
-        _account(recordings, windows, intervals, self.config.labels or "", out)
+        _account(recordings, windows, intervals, self.config, out)
+        by_all = accounts(windows, [s.table("accounts.parquet") for s in shards])
+        out.table("accounts.parquet", by_all)
         _account_limits(recordings, windows, sessions, about["not_chosen"], out)
         kept = windows.filter(reason="")
         splits = self._divided(kept["subject"].unique().to_list(), about["splits"])
         stored = sessions.join(kept.select("session").unique(), on="session", how="semi", maintain_order="left")
         stored = stored.with_columns(position=stored["num_samples"].cum_sum() - stored["num_samples"])
         width = (len(about["devices"]), len(about["channels"]))
-        mean, std = _write_signal(stored, shards, width, splits, out)
-        samples = _samples_table(kept, stored, splits, self.size / self.config.sampling_hz)
+        with out.open("signal.npy") as file:
+            write_signal(stored, [s.path("signal.f32") for s in shards], width[0] * width[1], file)
+        trained = [subject for subject, part in splits.items() if part == "train"]
+        mean, std = statistics(stored.filter(pl.col("subject").is_in(trained)), width)
+        is_masked = self.config.missing_devices == "mask"
+        seconds = self.size / self.config.sampling_hz
+        samples = samples_table(kept, stored, splits, seconds, with_devices=is_masked)
         out.table("samples.parquet", samples)
         out.table("sessions.parquet", stored.select("session", "subject", "start_seconds", "num_samples", "position"))
         out.table("recordings.parquet", recordings)
@@ -398,36 +445,30 @@ class Wearable:
             "channel_mean": mean.tolist(),
             "channel_std": std.tolist(),
         }
-        if caution := clocks_differ(clocks):
-            facts["caution"] = caution
+        if is_masked:
+            facts |= {"missing_devices": "mask", "min_devices": self.config.min_devices}
+        cautions = [text for text in (clocks_differ(clocks), *units_differ(recordings)) if text]
+        if cautions:
+            facts["caution"] = cautions[0] if len(cautions) == 1 else cautions
         out.json("meta.json", asdict(Meta("wearable", "wearable", "classification", classes, "subject", facts)))
-        self._figures(samples, classes, facts, clocks, out)
+        signal = np.load(out.folder / "signal.npy", mmap_mode="r") if len(samples) else np.zeros((0, 0))
+        sheets = figures(samples, signal, classes, facts)
+        _write_figures([*sheets, *account_figures(by_all, noted(recordings)), *clock_figures(clocks)], out)
 
     def _divided(self, subjects: list[str], given: dict[str, str]) -> dict[str, str]:
         if not subjects or given:
             return {subject: given.get(subject, "train") for subject in subjects}
         return group_split(subjects, self.config.split)
 
-    def _figures(
-        self,
-        samples: pl.DataFrame,
-        classes: Sequence[str],
-        facts: dict[str, Any],
-        clocks: pl.DataFrame,
-        out: ArtifactWriter,
-    ) -> None:
-        signal = np.load(out.folder / "signal.npy", mmap_mode="r") if len(samples) else np.zeros((0, 0))
-        sheets = [*figures(samples, signal, classes, facts), *clock_figures(clocks)]
-        for sheet in sheets:
-            out.bytes(sheet.file, sheet.content)
-        out.json("figures.json", [{"file": s.file, "title": s.title, "caption": s.caption} for s in sheets])
-
     def open(self, artifact: Artifact) -> "WearableData":
         return WearableData(artifact)
 
 
 class WearableData:
-    """Prepared windows; `read` gives (devices, channels, time) float32. Memory-mapped: overlap is not stored."""
+    """Prepared windows; `read` gives (devices, channels, time) float32. Memory-mapped: overlap is not stored.
+
+    Devices that a window lacks, where the data were prepared with `missing_devices: mask`, are NaN.
+    """
 
     def __init__(self, artifact: Artifact) -> None:
         values = artifact.json("meta.json")
@@ -437,11 +478,17 @@ class WearableData:
         self._position = self.samples["position"].to_numpy()
         facts = self.meta.facts
         self._shape = (int(facts["window_samples"]), len(facts["devices"]), len(facts["channels"]))
+        self._lacking: np.ndarray | None = None
+        if "devices" in self.samples.columns:
+            self._lacking = ~devices_of_bits(self.samples["devices"].to_numpy(), self._shape[1])
 
     def read(self, row: int) -> np.ndarray:
         start = int(self._position[row])
         window = self._signal[start : start + self._shape[0]].reshape(self._shape)
-        return np.ascontiguousarray(window.transpose(1, 2, 0))
+        found = np.ascontiguousarray(window.transpose(1, 2, 0))
+        if self._lacking is not None:
+            found[self._lacking[row]] = np.nan
+        return found
 
 
 def build(config: Config) -> Wearable:
@@ -459,8 +506,8 @@ def for_new_data(config: Config, table: str) -> Config:
     columns = c.model_copy(update={"label": None, "split": None, "session": session})
     place = {"table": table} if config.table is not None else {"long_table": table}
     kept = config.model_dump(
-        include={"name", "time_unit", "recorded_hz", "devices", "channels", "sampling_hz", "clocks"}
-        | {"max_gap_seconds", "window_seconds", "overlap"}
+        include={"name", "time_unit", "recorded_hz", "devices", "channels", "sampling_hz", "clocks", "wear"}
+        | {"max_gap_seconds", "window_seconds", "overlap", "missing_devices", "min_devices"}
     )
     return Config(**kept, **place, columns=columns, wide=config.wide, split=GroupSplit(test=0))
 
@@ -498,86 +545,29 @@ def _splits(recordings: Sequence[Recording]) -> dict[str, str]:
     return {subject: next(iter(found)) for subject, found in sorted(parts.items())}
 
 
-# Joining shards
-
-
-def _checked(shards: Sequence[Artifact]) -> dict[str, Any]:
-    about = [shard.json("shard.json") for shard in shards]
-    common = ("devices", "channels", "order", "splits", "not_chosen", "num_shards")
-    if any(a[key] != about[0][key] for a in about for key in common):
-        raise DataError("the input changed while its shards were prepared. Prepare all shards again.")
-    if sorted(a["shard"] for a in about) != list(range(about[0]["num_shards"])):
-        raise DataError(f"shards {[a['shard'] for a in about]} given, {about[0]['num_shards']} are needed, each once.")
-    return about[0]
-
-
-def _placed(shards: Sequence[Artifact]) -> pl.DataFrame:
-    """Sessions of all shards, with the shard and the first row they have there."""
-    tables = []
-    for n, shard in enumerate(shards):
-        table = shard.table("sessions.parquet")
-        begin = table["num_samples"].cum_sum() - table["num_samples"]
-        tables.append(table.with_columns(source=pl.lit(n, pl.Int64), row=begin.cast(pl.Int64)))
-    return pl.concat(tables)
-
-
-def _write_signal(
-    stored: pl.DataFrame,
-    shards: Sequence[Artifact],
-    width: tuple[int, int],
-    splits: dict[str, str],
-    out: ArtifactWriter,
-) -> tuple[np.ndarray, np.ndarray]:
-    """`signal.npy`; mean and standard deviation (devices, channels) float64 over the training subjects."""
-    columns = width[0] * width[1]
-    count, total, squares = (np.zeros(columns) for _ in range(3))
-    header = {"descr": "<f4", "fortran_order": False, "shape": (int(stored["num_samples"].sum()), columns)}
-    with out.open("signal.npy") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for source, row, length, subject in stored.select("source", "row", "num_samples", "subject").iter_rows():
-            values = np.fromfile(
-                shards[source].path("signal.f32"), np.float32, length * columns, offset=row * columns * 4
-            ).reshape(length, columns)
-            file.write(values.data)
-            if splits[subject] == "train":
-                usable = np.isfinite(values)
-                exact = np.where(usable, values, 0).astype(np.float64)
-                count, total, squares = count + usable.sum(0), total + exact.sum(0), squares + (exact**2).sum(0)
-    known = np.maximum(count, 1)
-    mean = total / known
-    std = np.sqrt(np.maximum(squares / known - mean**2, 0))
-    return mean.reshape(width), std.reshape(width)
-
-
-def _samples_table(kept: pl.DataFrame, stored: pl.DataFrame, splits: dict[str, str], seconds: float) -> pl.DataFrame:
-    table = kept.join(stored.select("session", "position"), on="session", how="left", maintain_order="left")
-    return table.with_row_index("index").select(
-        pl.col("index").cast(pl.Int64),
-        "id",
-        pl.col("subject").alias("group"),
-        pl.col("subject").replace_strict(splits, return_dtype=pl.String).alias("split"),
-        "label",
-        pl.lit(None, pl.String).alias("true_label"),
-        "session",
-        "start_seconds",
-        (pl.col("start_seconds") + seconds).alias("end_seconds"),
-        (pl.col("position") + pl.col("offset")).alias("position"),
-        "label_share",
-    )
-
-
 def _account(
-    recordings: pl.DataFrame, windows: pl.DataFrame, intervals: pl.DataFrame, labels: str, out: ArtifactWriter
+    recordings: pl.DataFrame, windows: pl.DataFrame, intervals: pl.DataFrame, config: Config, out: ArtifactWriter
 ) -> None:
     out.account("recordings").keep(int((recordings["outcome"] == "kept").sum()))
     out.account("windows").keep(int((windows["reason"] == "").sum()))
     if len(intervals):
         out.account("label intervals").keep(int(intervals["used"].sum()))
-    for fate in (*of_recordings(recordings), *of_windows(windows), *of_intervals(intervals, labels)):
+    fates = (
+        *of_recordings(recordings, config.wear.leave_out),
+        *of_windows(windows),
+        *of_intervals(intervals, config.labels or ""),
+    )
+    for fate in fates:
         if fate.account is not None:
             account = out.account(fate.account)
             (account.fail if fate.outcome == "failed" else account.leave_out)(fate.reason)
         out.quarantine.append(Quarantined(*fate[1:]))  # type: ignore[arg-type]
+
+
+def _write_figures(sheets: Sequence[Sheet], out: ArtifactWriter) -> None:
+    for sheet in sheets:
+        out.bytes(sheet.file, sheet.content)
+    out.json("figures.json", [{"file": s.file, "title": s.title, "caption": s.caption} for s in sheets])
 
 
 def _account_limits(

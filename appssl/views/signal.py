@@ -3,17 +3,21 @@
 Two modes. `concat`: a view holds all devices, and all views are of the same devices. `devices`: every view is another
 device, worn by the same person at the same time.
 
+A device that is missing from a window (NaN) is zero in its views: the mean over the training data, after normalization.
+`Signal.mask` says which are there. Mode `devices` is refused for such data, as a view would show nothing.
+
 Source: Um et al., Data augmentation of wearable sensor data, ICMI 2017, arXiv 1706.00527 (jitter, scaling, rotation,
 permutation, time warp). Deviations: a device is turned as a whole, by one rotation of the physical signal for all its
 triples x, y, z, so that gravity turns with it, and by a limited angle; the time warp is one smooth bump of random size
-instead of a cubic spline; channel dropout is added. All but the rotation act on the normalized signal.
+instead of a cubic spline; dropout of channels and of devices is added. All but the rotation act on the normalized
+signal.
 """
 
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from appssl.contracts import Meta
@@ -47,6 +51,15 @@ class Config(Settings):
     warp: float = Field(0.15, ge=0, lt=0.5, description="largest change of speed, share")
     dropout: float = Field(0.2, ge=0, le=1, description="probability of losing channels")
     dropout_share: float = Field(0.1, ge=0, le=1, description="share of channels that are then lost (zero)")
+    device_dropout: float = Field(
+        0.0, ge=0, lt=1, description="probability of each device to be lost (zero) in mode concat; one always stays"
+    )
+
+    @model_validator(mode="after")
+    def _devices_to_lose(self) -> "Config":
+        if self.device_dropout and self.mode == "devices":
+            raise ValueError("device_dropout is for mode concat; a view of mode devices has one device")
+        return self
 
 
 class Signal:
@@ -75,12 +88,13 @@ class Signal:
         return [_tensor(self._view(sample, slice(d, d + 1), rng)) for d in range(self.num_views)]
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
-        """Weak jitter and scaling."""
+        """Weak jitter and scaling, and lost devices."""
         self._check(sample)
         part = self._part()
         signal = self._normalized(sample[part], part)
         signal = scaling(signal, _LIGHT * self.config.scaling_std, rng)
-        return _tensor(jitter(signal, _LIGHT * self.config.jitter_std, rng))
+        signal = jitter(signal, _LIGHT * self.config.jitter_std, rng)
+        return _tensor(self._without_lost(signal, present(sample[part]), rng))
 
     def plain(self, sample: Any) -> Tensor:
         return _tensor(self.normalized(sample))
@@ -89,7 +103,11 @@ class Signal:
         """The devices of the plain view, (devices, channels, T) float32."""
         self._check(sample)
         part = self._part()
-        return self._normalized(sample[part], part)
+        return _zeroed(self._normalized(sample[part], part), present(sample[part]))
+
+    def mask(self, sample: np.ndarray) -> Tensor:
+        """(devices,) bool of those in the plain view: True where the window has the device."""
+        return torch.from_numpy(present(sample[self._part()]))
 
     def _check(self, sample: np.ndarray) -> None:
         """Other devices or channels than in training would be stretched over the missing ones without a word."""
@@ -122,7 +140,15 @@ class Signal:
             signal = scaling(signal, c.scaling_std, rng)
         if noise:
             signal = jitter(signal, c.jitter_std, rng)
-        return dropped(signal, c.dropout_share, rng) if drop else signal
+        if drop:
+            signal = dropped(signal, c.dropout_share, rng)
+        return self._without_lost(signal, present(sample[part]), rng)
+
+    def _without_lost(self, signal: np.ndarray, there: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The signal (devices, channels, T) with zeros for devices that are missing, and for those lost at random."""
+        if self.config.device_dropout:
+            there = remaining(there, self.config.device_dropout, rng)
+        return _zeroed(signal, there)
 
 
 def build(config: Config, meta: Meta) -> Signal:
@@ -141,6 +167,11 @@ def build(config: Config, meta: Meta) -> Signal:
             f"{', '.join(missing)}. Choose views for the domain {meta.domain}: 'appssl list views'."
         )
     devices = list(meta.facts["devices"])
+    if config.mode == "devices" and meta.facts.get("missing_devices") == "mask":
+        raise DataError(
+            "views/signal: mode devices needs every device in every window, and these data were prepared with "
+            "missing_devices: mask. Use mode: concat, or prepare them with missing_devices: refuse."
+        )
     if config.device is not None and config.device not in devices:
         raise DataError(f"views/signal: device {config.device!r} is not in the data.{nearest(config.device, devices)}")
     mean, std = (np.asarray(meta.facts[fact], np.float64) for fact in ("channel_mean", "channel_std"))
@@ -222,6 +253,30 @@ def time_warped(signal: np.ndarray, warp: float, rng: np.random.Generator) -> np
 def dropped(signal: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     """Sets each channel to zero, its mean over the training data, with probability `share`."""
     return signal * (rng.random((*signal.shape[:2], 1)) >= share).astype(np.float32)
+
+
+# Devices that are there
+
+
+def present(sample: np.ndarray) -> np.ndarray:
+    """(devices,) bool of a window (devices, channels, T): those without NaN."""
+    return ~np.isnan(sample).any(axis=(1, 2))
+
+
+def remaining(there: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
+    """Flags (devices,) bool of which each is taken away with `probability`; one of those that are there always stays.
+
+    Which one stays if all would go is drawn uniformly.
+    """
+    drawn = rng.random(len(there))
+    kept = there & (drawn >= probability)
+    if not kept.any() and there.any():
+        kept[np.where(there, drawn, -1.0).argmax()] = True
+    return kept
+
+
+def _zeroed(signal: np.ndarray, there: np.ndarray) -> np.ndarray:
+    return signal if there.all() else np.where(there[:, None, None], signal, np.float32(0))
 
 
 def _tensor(signal: np.ndarray) -> Tensor:

@@ -61,6 +61,28 @@ def test_a_fold_that_is_not_named_is_that_of_the_seed():
     assert fold_of_seed(GroupSplit().model_dump(), 7)["fold"] is None
 
 
+def test_leaving_one_group_out_tests_each_of_them_once():
+    folds = [group_split(GROUPS, GroupSplit(folds="all", fold=fold, val=0.1)) for fold in range(len(GROUPS))]
+    tested = [[group for group, part in parts.items() if part == "test"] for parts in folds]
+    assert all(len(groups) == 1 for groups in tested)
+    assert sorted(group for groups in tested for group in groups) == sorted(GROUPS)
+    assert all(list(parts.values()).count("val") == 2 for parts in folds)
+    assert group_split(GROUPS, GroupSplit(folds="all", fold=20, val=0.1)) == folds[0]
+
+
+def test_leaving_one_group_out_follows_the_seed_and_needs_two_groups():
+    split = GroupSplit(folds="all").model_dump()
+    assert [fold_of_seed(split, seed)["fold"] for seed in (0, 4, 27)] == [0, 4, 27]
+    assert fold_of_seed({**split, "fold": 1}, 7)["fold"] == 1
+    with pytest.raises(DataError, match=r"1 group\(s\) \(a\) cannot be divided into test fold 0 and val 0"):
+        group_split(["a"], GroupSplit(folds="all"))
+    with pytest.raises(ValueError, match="either folds or test_groups"):
+        GroupSplit(folds="all", test_groups=("a",))
+    for wrong in ("every", 1, 2.5, True):
+        with pytest.raises(ValueError, match=r"folds must be a whole number, 2 or more, or all"):
+            GroupSplit(folds=wrong)
+
+
 def test_more_folds_than_groups_and_impossible_folds_are_refused():
     with pytest.raises(DataError, match=r"split\.folds is 3, and there are only 2"):
         group_split(["a", "b"], GroupSplit(folds=3))

@@ -5,8 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appssl.ops.resample import GAP, MISSING, NAN, OK
-from appssl.ops.windows import REASONS, counts, label_ticks, left_out, lengths, majority, starts
+from appssl.ops.resample import GAP, MISSING, NAN, NON_WEAR, OK, SATURATED
+from appssl.ops.windows import (
+    REASONS,
+    counts,
+    device_bits,
+    devices_of_bits,
+    gravest,
+    label_ticks,
+    left_out,
+    lengths,
+    majority,
+    starts,
+)
 
 
 def test_lengths_in_samples():
@@ -27,19 +38,25 @@ def test_counts_equal_sums_over_slices():
     np.testing.assert_array_equal(counts(flags, first, 7), [flags[k : k + 7].sum(axis=0) for k in first])
 
 
-def test_the_gravest_reason_is_given_with_its_devices():
+@pytest.mark.parametrize("min_devices", [3, 2, 1])
+def test_the_gravest_reason_is_given_with_its_devices(min_devices):
     rng = np.random.default_rng(1)
-    codes = rng.choice([OK, NAN, GAP, MISSING], p=[0.94, 0.02, 0.02, 0.02], size=(300, 2)).astype(np.uint8)
+    chances = [0.94, 0.02, 0.01, 0.01, 0.01, 0.01]
+    codes = rng.choice([OK, NAN, GAP, MISSING, NON_WEAR, SATURATED], p=chances, size=(300, 3)).astype(np.uint8)
     first = starts(300, 10, 5)
-    for k, found in zip(first, left_out(codes, first, 10), strict=True):
+    worst = gravest(codes, first, 10)
+    why = left_out(codes, first, worst, 10, min_devices=min_devices)
+    for k, found, own in zip(first, why, worst, strict=True):
         part = codes[k : k + 10]
-        if (part == OK).all():
+        assert own.tolist() == part.max(axis=0).tolist()
+        if sum((part[:, d] == OK).all() for d in range(3)) >= min_devices:
             assert found is None
         else:
             assert found == (
                 REASONS[part.max()],
-                {d: n for d in (0, 1) if (n := int((part[:, d] == part.max()).sum()))},
+                {d: n for d in (0, 1, 2) if (n := int((part[:, d] == part.max()).sum()))},
             )
+    assert 0 < sum(found is None for found in why) < len(why)
 
 
 def test_majority_equals_counting():
@@ -64,3 +81,12 @@ def test_interval_labels_hold_from_start_to_before_end():
     found = label_ticks(np.array([-1.0, 0.4]), np.array([0.2, 9.0]), [0, 1], 6, 10.0)
     assert found.tolist() == [0, 0, -1, -1, 1, 1]
     assert label_ticks(np.array([7.0]), np.array([8.0]), [0], 6, 10.0).tolist() == [-1] * 6
+
+
+def test_devices_of_a_window_survive_as_bits():
+    usable = np.random.default_rng(0).random((50, 63)) < 0.5
+    usable[0], usable[1] = True, False
+    bits = device_bits(usable)
+    assert (bits[0], bits[1]) == (2**63 - 1, 0)
+    assert bits[2] == sum(2**d for d in range(63) if usable[2, d])
+    np.testing.assert_array_equal(devices_of_bits(bits, 63), usable)

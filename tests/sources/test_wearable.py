@@ -91,7 +91,8 @@ def tiny_data(tiny, tmp_path_factory):
 def few_figures(request, monkeypatch):
     """Figures take most of the time: they are drawn only in tests that look at the whole result."""
     if "tiny_data" not in request.fixturenames:
-        monkeypatch.setattr("appssl.sources.wearable.figures", lambda *_: [])
+        for name in ("figures", "account_figures"):
+            monkeypatch.setattr(f"appssl.sources.wearable.{name}", lambda *_: [])
 
 
 # What comes out
@@ -122,6 +123,7 @@ def test_samples_have_the_promised_columns_and_order(tiny_data):
     assert set(samples["split"]) == {"train", "test"}
     assert samples["true_label"].null_count() == len(samples)
     assert data.meta.classes == tuple(sorted(set(samples["label"].drop_nulls())))
+    assert "devices" not in samples.columns
 
 
 def test_windows_are_finite_float32_of_the_stated_shape(tiny_data):
@@ -167,7 +169,7 @@ def test_overlap_is_not_stored(tiny, tmp_path):
 def test_figures_are_png_and_named(tiny_data):
     artifact, _ = tiny_data
     listed = json.loads(artifact.path("figures.json").read_text())
-    assert [item["file"] for item in listed] == ["figures/windows.png", "figures/counts.png"]
+    assert [item["file"] for item in listed] == ["figures/windows.png", "figures/counts.png", "figures/accounts.png"]
     assert all(artifact.path(item["file"]).read_bytes().startswith(b"\x89PNG") for item in listed)
 
 
@@ -337,6 +339,204 @@ def test_named_sessions_keep_recordings_apart_whose_times_begin_anew(tmp_path):
     assert data.samples["session"].unique().sort().to_list() == ["s1/a", "s1/b"]
 
 
+# Worn or not, saturated, units
+
+
+def imu(minutes, *, hz=10.0, gravity=9.81, table=(), clipped=0, start=0.0, seed=0):
+    """Acceleration that moves; at rest in minutes `table` (begin, end); `clipped` samples from 1000 on at the limit."""
+    times = seconds(60.0 * minutes, hz, start)
+    values = gravity * 0.3 * np.random.default_rng(seed).standard_normal((len(times), 3))
+    values[:, 2] += gravity
+    if table:
+        values[int(table[0] * 60 * hz) : int(table[1] * 60 * hz)] = [0, 0, gravity]
+    values[1000 : 1000 + clipped, 0] = 2 * gravity
+    return pl.DataFrame(values, schema=["acc_x", "acc_y", "acc_z"]).with_columns(time=times)
+
+
+AT_10 = {**BOTH, "sampling_hz": 10.0}
+
+
+def test_times_when_a_device_was_not_worn_are_left_out_and_told(tmp_path):
+    write(tmp_path, {"h": ("s1", "hip", imu(100)), "w": ("s1", "wrist", imu(100, table=(20, 85)))})
+    artifact, data = prepared(config(**AT_10), tmp_path, tmp_path / "out")
+    assert artifact.accounts()["windows"].left_out == {"non_wear": 65 * 30}
+    assert quarantine(artifact, reason="non_wear", what="window")[0]["detail"] == "wrist 20 of 20 samples"
+    starts = data.samples["start_seconds"].to_numpy()
+    assert not ((starts > 20 * 60 - 2) & (starts < 85 * 60)).any()
+    (told,) = quarantine(artifact, what="samples")
+    assert (told["item"], told["detail"]) == ("w", "1, together 65 min; without motion, taken as not worn")
+    wrist = artifact.table("recordings.parquet").filter(id="w").to_dicts()[0]
+    assert wrist["non_wear_seconds"] == pytest.approx(65 * 60, abs=0.2)
+    assert (wrist["gravity"], wrist["acc_unit"]) == (pytest.approx(9.81), "m/s2")
+    signal = np.load(artifact.path("signal.npy"))
+    assert np.isfinite(signal).all()  # flagged, not blanked
+    worn = np.delete(signal, slice(20 * 600, 85 * 600), axis=0)[:, 5]
+    assert data.meta.facts["channel_std"][1][2] == pytest.approx(worn.std(), rel=1e-4)
+
+
+def test_windows_at_rest_stay_where_that_is_set(tmp_path):
+    write(tmp_path, {"h": ("s1", "hip", imu(80, table=(10, 80)))})
+    artifact, _ = prepared(config(**AT_10, wear={"leave_out": []}), tmp_path, tmp_path / "out")
+    assert artifact.accounts()["windows"].left_out == {}
+    assert artifact.table("recordings.parquet")["non_wear"].to_list() == ["1, together 70 min"]
+    assert quarantine(artifact, what="samples") == []
+    artifact, _ = prepared(config(**AT_10, wear={"minutes": 71.0}), tmp_path, tmp_path / "longer")
+    assert artifact.table("recordings.parquet")["non_wear"].to_list() == [""]
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_saturated_samples_are_flagged_and_left_out_where_that_is_set(tmp_path, left_out):
+    write(tmp_path, {"h": ("s1", "hip", imu(3, gravity=1.0, clipped=5))})
+    wear = {"leave_out": ["saturated"]} if left_out else {}
+    artifact, data = prepared(config(**AT_10, wear=wear), tmp_path, tmp_path / "out")
+    assert artifact.table("recordings.parquet")["saturated"].to_list() == ["acc_x 5"]
+    assert artifact.accounts()["windows"].left_out == ({"saturated": 1} if left_out else {})
+    assert (100.0 in data.samples["start_seconds"].to_list()) != left_out  # samples 1000 to 1004, at 100 s
+    assert len(quarantine(artifact, what="samples")) == left_out
+
+
+def test_flags_follow_a_corrected_clock(tmp_path):
+    """The wrist's clock is 2 s late; the window that is left out is that of the true time."""
+    moves = body()
+    table = {}
+    for device, offset in (("hip", 0.0), ("wrist", 2.0)):
+        u = worn(device, moves, offset=offset)
+        values = u.clean.values.copy()
+        if device == "wrist":
+            values[:, 0] = np.clip(values[:, 0], -0.24, 0.24)
+            values[5020:5025, 0] = 0.24
+        frame = pl.DataFrame(values, schema=["acc_x", "acc_y", "acc_z"]).with_columns(time=u.clean.seconds)
+        table[f"s1_{device}"] = ("s1", device, frame)
+    write(tmp_path, table)
+    settings = config(
+        **BOTH, clocks={"correct": True, "block_seconds": 60}, wear={"leave_out": ["saturated"], "saturated_run": 5}
+    )
+    artifact, _ = prepared(settings, tmp_path, tmp_path / "out")
+    (window,) = quarantine(artifact, reason="saturated", what="window")
+    begin = float(window["where"].removeprefix("session s1/0001 at ").removesuffix(" s"))
+    assert begin < 1200.8 < begin + 2  # the wrist says 1202.8
+
+
+def test_subjects_in_different_units_are_a_caution_that_names_them(tmp_path):
+    table = {f"r{k}": (f"s{k}", "hip", imu(2, gravity=g, table=(1, 2))) for k, g in enumerate((9.81, 9.81, 1.0))}
+    write(tmp_path, table)
+    artifact, data = prepared(config(**AT_10), tmp_path, tmp_path / "out")
+    caution = data.meta.facts["caution"]
+    assert "9.81 (m/s2) in 2 subject(s): s0, s1; 1 (g) in 1 subject(s): s2." in caution
+    assert artifact.table("recordings.parquet")["acc_unit"].to_list() == ["m/s2", "m/s2", "g"]
+    write(tmp_path, {name: row for name, row in table.items() if name != "r2"})
+    _, data = prepared(config(**AT_10), tmp_path, tmp_path / "alike")
+    assert "caution" not in data.meta.facts
+
+
+# Missing devices
+
+
+MASK = {**BOTH, "missing_devices": "mask"}
+
+
+def three_devices(root):
+    """hip throughout, wrist without 4.5 to 5.2 s, ankle from 10 s on; 20 s."""
+    wrist = stream(seconds(), 2).filter(~pl.col("time").is_between(4.5, 5.2))
+    ankle = stream(seconds(10.0, start=10.0), 3)
+    write(root, {"a": ("s1", "ankle", ankle), "h": ("s1", "hip", stream(seconds())), "w": ("s1", "wrist", wrist)})
+
+
+def test_masked_devices_are_nan_and_the_others_are_as_they_are(tmp_path):
+    three_devices(tmp_path)
+    artifact, data = prepared(config(**MASK), tmp_path, tmp_path / "out")
+    assert (data.meta.facts["missing_devices"], data.meta.facts["min_devices"]) == ("mask", 1)
+    assert artifact.accounts()["windows"].kept == len(data.samples) == 10
+    bits = {True: 0b110, False: 0b111}  # ankle is device 0
+    expected = [bits[start < 10] for start in data.samples["start_seconds"]]
+    expected[2] = 0b010  # the wrist's gap, at 4 to 6 s
+    assert data.samples["devices"].to_list() == expected
+    for row, own in enumerate(expected):
+        window = data.read(row)
+        for d, value in enumerate((3, 1, 2)):
+            if own >> d & 1:
+                assert (window[d, 1] == value).all()
+                assert np.isfinite(window[d]).all()
+            else:
+                assert np.isnan(window[d]).all()
+
+
+@pytest.mark.parametrize(("least", "kept"), [(1, 10), (2, 9), (3, 5)])
+def test_windows_need_as_many_devices_as_stated(tmp_path, least, kept):
+    three_devices(tmp_path)
+    artifact, data = prepared(config(**MASK, min_devices=least), tmp_path, tmp_path / "out")
+    assert len(data.samples) == kept
+    assert sum(artifact.accounts()["windows"].left_out.values()) == 10 - kept
+
+
+def test_all_devices_needed_is_the_same_as_refusing(tmp_path):
+    three_devices(tmp_path)
+    one, refused = prepared(config(**BOTH), tmp_path, tmp_path / "a")
+    two, masked = prepared(config(**MASK, min_devices=3), tmp_path, tmp_path / "b")
+    assert "devices" not in refused.samples.columns
+    assert set(masked.samples["devices"]) == {0b111}
+    assert masked.samples.drop("devices").equals(refused.samples)
+    assert one.accounts()["windows"].plain() == two.accounts()["windows"].plain()
+    np.testing.assert_array_equal(masked.read(1), refused.read(1))
+
+
+def test_a_device_that_is_not_worn_is_masked(tmp_path):
+    write(tmp_path, {"h": ("s1", "hip", imu(80)), "w": ("s1", "wrist", imu(80, table=(0, 70)))})
+    artifact, data = prepared(config(**{**AT_10, "missing_devices": "mask"}), tmp_path, tmp_path / "out")
+    assert artifact.accounts()["windows"].left_out == {}
+    assert data.samples["devices"].value_counts().sort("devices").rows() == [(0b01, 2100), (0b11, 300)]
+
+
+def test_views_of_masked_windows_are_finite(tmp_path):
+    from appssl.ops.random import rng_for
+    from appssl.views.signal import Config as Views
+    from appssl.views.signal import build as build_views
+
+    three_devices(tmp_path)
+    _, data = prepared(config(**MASK), tmp_path, tmp_path / "out")
+    views = build_views(Views(), data.meta)
+    for row in range(len(data.samples)):
+        assert all(view.isfinite().all() for view in views.views(data.read(row), rng_for(0, 0, row)))
+    assert views.mask(data.read(2)).tolist() == [False, True, False]
+
+
+def test_more_devices_than_there_are_cannot_be_needed(tmp_path):
+    pair(tmp_path)
+    with pytest.raises(DataError, match="min_devices is 3, there are only 2: hip, wrist"):
+        prepared(config(**MASK, min_devices=3), tmp_path, tmp_path / "out")
+
+
+# Accounts
+
+
+@pytest.mark.parametrize("missing", ["refuse", "mask"])
+def test_accounts_by_subject_device_and_activity_sum_to_the_account(tiny, tmp_path, missing):
+    settings = config(**MADE, missing_devices=missing, min_devices=2 if missing == "mask" else 1)
+    artifact, data = prepared(settings, tiny, tmp_path, 3)
+    table, whole = artifact.table("accounts.parquet"), artifact.accounts()["windows"]
+    assert table.columns == ["by", "name", "reason", "windows"]
+    for by in ("subject", "activity"):
+        found = dict(table.filter(by=by).group_by("reason").agg(pl.col("windows").sum()).iter_rows())
+        assert found == {"kept": whole.kept, **whole.left_out}
+    for device in data.meta.facts["devices"]:
+        own = table.filter(by="device", name=device)
+        assert own["windows"].sum() == whole.total
+        assert own.filter(reason="kept")["windows"].sum() == whole.kept
+    counts = data.samples["group"].value_counts().rows()
+    assert sorted(counts) == sorted(table.filter(by="subject", reason="kept").select("name", "windows").rows())
+
+
+def test_the_account_of_a_device_tells_its_own_reason(tmp_path):
+    three_devices(tmp_path)
+    for missing, hip, ankle in (("refuse", {"kept": 5, "another_device": 5}, 5), ("mask", {"kept": 10}, 5)):
+        artifact, _ = prepared(config(**{**BOTH, "missing_devices": missing}), tmp_path, tmp_path / missing)
+        rows = artifact.table("accounts.parquet").filter(by="device").rows()
+        found = {name: {r: n for _, d, r, n in rows if d == name} for name in ("hip", "wrist", "ankle")}
+        assert found["hip"] == hip
+        assert found["ankle"] == {"kept": ankle, "missing_device": 5}
+        assert found["wrist"]["gap"] == 1
+
+
 # Faults of recordings: explained, and never in the way of the others
 
 
@@ -440,6 +640,90 @@ def test_clocks_that_never_overlap_are_told(tmp_path):
     detail = quarantine(artifact, reason="clocks_without_overlap")[0]["detail"]
     assert "s1_hip 0.000 to 19.980 s; s1_wrist 31536000.000 to" in detail
     assert set(data.samples["group"]) == {"s2"}
+
+
+@pytest.mark.parametrize("missing", ["refuse", "mask"])
+def test_a_device_that_never_meets_the_others_is_a_session_of_its_own(tmp_path, missing):
+    table = {d: ("s1", d, stream(seconds())) for d in ("ankle", "hip")}
+    write(tmp_path, {**table, "wrist": ("s1", "wrist", stream(seconds(start=365 * 86400.0)))})
+    artifact, data = prepared(config(**BOTH, missing_devices=missing), tmp_path, tmp_path / "out")
+    windows, recordings = artifact.accounts()["windows"], artifact.accounts()["recordings"]
+    if missing == "refuse":
+        assert (windows.kept, windows.left_out) == (0, {"missing_device": 20})
+        assert recordings.left_out == {"no_window": 3}
+        details = {q["detail"] for q in quarantine(artifact, reason="no_window")}
+        assert details == {"all windows were left out: 10 missing_device"}
+    else:
+        assert set(data.samples["devices"]) == {0b011, 0b100}
+        assert recordings.kept == 3
+
+
+def test_one_bad_time_among_many_names_its_row(tmp_path):
+    times = seconds()
+    times[700] -= 3.0
+    pair(tmp_path, s1_wrist=stream(times))
+    artifact, _ = prepared(config(**BOTH), tmp_path, tmp_path / "out")
+    detail = quarantine(artifact, outcome="failed")[0]["detail"]
+    assert detail == "the time is earlier than in the row before, row(s) 701"
+
+
+def test_a_clock_that_stands_still_fails(tmp_path):
+    pair(tmp_path, s1_wrist=stream(np.floor(seconds())))
+    artifact, _ = prepared(config(**BOTH), tmp_path, tmp_path / "out")
+    (failed,) = quarantine(artifact, outcome="failed")
+    assert failed["reason"] == "time_repeated"
+    assert "980 of 1000 times are those of the row before, row(s) 2, 3" in failed["detail"]
+
+
+def test_one_sample_a_second_gives_windows_of_two_where_that_is_asked_for(tmp_path):
+    write(tmp_path, {d: ("s1", d, stream(seconds(hz=1.0))) for d in ("hip", "wrist")})
+    settings = config(**BOTH, sampling_hz=1.0, max_gap_seconds=1.5)
+    _, data = prepared(settings, tmp_path, tmp_path / "out")
+    assert data.meta.facts["window_samples"] == 2
+    assert [data.read(k)[0, 0].tolist() for k in (0, 4)] == [[0, 1], [8, 9]]
+
+
+def test_a_gap_of_three_days_leaves_out_what_it_touches(tmp_path):
+    """All devices pause: another session. One goes on: a gap of that session."""
+    times = np.concatenate([seconds(60.0, 1.0), seconds(60.0, 1.0, start=3 * 86400.0)])
+    table = {"h": ("s1", "hip", stream(times)), "w": ("s1", "wrist", stream(times))}
+    settings = config(**BOTH, sampling_hz=1.0, max_gap_seconds=1.5)
+    write(tmp_path, table)
+    artifact, data = prepared(settings, tmp_path, tmp_path / "out")
+    assert data.samples["session"].value_counts().sort("session").rows() == [("s1/0001", 30), ("s1/0002", 30)]
+    assert artifact.accounts()["windows"].left_out == {}
+    write(tmp_path, {**table, "w": ("s1", "wrist", stream(seconds(3 * 86400.0 + 60, 1.0)))})
+    longer = settings.model_copy(update={"window_seconds": 60.0})
+    artifact, data = prepared(longer, tmp_path, tmp_path / "one")
+    assert artifact.accounts()["windows"].left_out == {"gap": 3 * 1440 - 1}
+    assert data.samples["start_seconds"].to_list() == [0.0, 3 * 86400.0]
+
+
+def test_a_subject_with_one_activity_is_kept(tmp_path):
+    pair(tmp_path)
+    (tmp_path / "labels.csv").write_text("subject_id,start,end,activity\ns1,0,20,rest\ns2,0,10,rest\ns2,10,20,walk\n")
+    artifact, data = prepared(config(**BOTH, labels="labels.csv"), tmp_path, tmp_path / "out")
+    assert data.meta.classes == ("rest", "walk")
+    assert set(data.samples.filter(group="s1")["label"]) == {"rest"}
+    rows = artifact.table("accounts.parquet").filter(by="activity").select("name", "reason", "windows").rows()
+    assert rows == [("rest", "kept", 15), ("walk", "kept", 5)]
+
+
+def test_an_interval_that_reaches_beyond_a_recording_labels_what_is_there(tmp_path):
+    pair(tmp_path)
+    (tmp_path / "labels.csv").write_text("subject_id,start,end,activity\ns1,-50,4,rest\ns2,16,900,walk\n")
+    artifact, data = prepared(config(**BOTH, labels="labels.csv"), tmp_path, tmp_path / "out")
+    assert artifact.accounts()["label intervals"].kept == 2
+    assert data.samples.filter(group="s1")["label"].to_list() == ["rest"] * 2 + [None] * 8
+    assert data.samples.filter(group="s2")["label"].to_list()[-2:] == ["walk"] * 2
+
+
+def test_recording_ids_that_are_there_twice_are_refused_with_both_rows(tmp_path):
+    write(tmp_path, {"a": ("s1", "hip", stream(seconds())), "b": ("s2", "hip", stream(seconds()))})
+    table = pl.read_csv(tmp_path / "recordings.csv")
+    pl.concat([table, table.filter(recording_id="a")]).write_csv(tmp_path / "recordings.csv")
+    with pytest.raises(DataError, match=r"recordings.csv row 3: recording_id 'a' is there twice, first in row 1"):
+        prepared(config(**BOTH), tmp_path, tmp_path / "out")
 
 
 def test_when_nothing_is_left_the_account_still_says_why(tmp_path):
@@ -706,6 +990,8 @@ def test_samples_without_a_subject_are_refused(tmp_path):
         ({"table": "a.csv", "wide": {"devices": ["a"], "channels": ["b"]}}, "are for long_table"),
         ({"table": "a.csv", "labels": "l.csv", "columns": {"label": "x"}}, "not both"),
         ({"table": "a.csv", "classes": ["a", "a"]}, "classes has a name twice"),
+        ({"table": "a.csv", "min_devices": 2}, "min_devices is for missing_devices: mask"),
+        ({"table": "a.csv", "wear": {"minuts": 2}}, "Did you mean minutes"),
         ({"table": "a.csv", "window_secs": 3}, "Did you mean window_seconds"),
         ({"table": "a.csv", "overlap": 1.0}, "overlap"),
         ({"table": "a.csv", "wide": {"devices": ["a"], "channels": ["b"], "columns": "{device}"}}, "must contain"),
@@ -727,8 +1013,10 @@ def test_limits_take_a_beginning_and_say_what_they_leave(tiny, tmp_path):
 
 
 def test_new_data_are_prepared_as_the_training_data_without_labels(tiny, tmp_path):
-    trained = config(**MADE, window_seconds=2.0, limit_subjects=2, classes=["running", "sitting", "walking"])
+    own = {"missing_devices": "mask", "min_devices": 2, "wear": {"minutes": 30.0}}
+    trained = config(**MADE, **own, window_seconds=2.0, limit_subjects=2, classes=["running", "sitting", "walking"])
     settings = for_new_data(trained, "recordings.csv")
+    assert (settings.missing_devices, settings.min_devices, settings.wear.minutes) == ("mask", 2, 30.0)
     assert (settings.labels, settings.classes, settings.limit_subjects) == (None, (), None)
     (tiny / "labels.csv").rename(tiny / "hidden.csv")
     try:

@@ -16,6 +16,7 @@ from appssl.views.signal import (
     dropped,
     jitter,
     permuted,
+    remaining,
     rotated,
     rotations,
     scaling,
@@ -214,3 +215,83 @@ def test_other_devices_or_channels_than_in_training_are_refused():
     for shape in ((1, 3, 20), (2, 6, 20), (5, 3, 20)):
         with pytest.raises(DataError, match=r"the model was made for 2 of 3\."):
             views.plain(np.zeros(shape, np.float32))
+
+
+# Missing and lost devices
+
+
+def lacking(*devices, about=None):
+    sample = window() if about is None else about
+    sample[list(devices)] = np.nan
+    return sample
+
+
+def test_missing_devices_are_zero_in_every_view_and_masked():
+    built = views(**ON)
+    sample = lacking(1, 4)
+    made = [*built.views(sample, rng_for(0, 0, 0)), built.augment(sample, rng_for(0, 0, 0)), built.plain(sample)]
+    for view in made:
+        devices = view.reshape(5, 9, 125)
+        assert (devices[[1, 4]] == 0).all()
+        assert torch.isfinite(view).all()
+    assert built.mask(sample).tolist() == [True, False, True, True, False]
+    whole = built.plain(window()).reshape(5, 9, 125)
+    assert torch.equal(made[-1].reshape(5, 9, 125)[[0, 2, 3]], whole[[0, 2, 3]])
+    assert np.isnan(sample[1]).all()  # the sample itself is not touched
+
+
+def test_other_devices_are_seen_as_if_none_were_missing():
+    """The same random numbers whether or not a device is there."""
+    built = views(**ON)
+    for whole, part in zip(
+        built.views(window(), rng_for(0, 0, 3)), built.views(lacking(2), rng_for(0, 0, 3)), strict=True
+    ):
+        a, b = whole.reshape(5, 9, 125), part.reshape(5, 9, 125)
+        assert torch.equal(a[[0, 1, 3, 4]], b[[0, 1, 3, 4]])
+
+
+def test_lost_devices_have_the_stated_share_are_zero_and_one_stays():
+    built = views(**{**OFF, "device_dropout": 0.6})
+    there = np.stack(
+        [(v.reshape(5, -1) != 0).any(1) for k in range(500) for v in built.views(window(), rng_for(0, 0, k))]
+    )
+    expected = 0.4 + 0.6**5 / 5  # the draw, or the one that stays when all would go
+    np.testing.assert_allclose(there.mean(axis=0), expected, atol=0.05)
+    assert there.any(axis=1).all()
+    plain = views().plain(window()).reshape(5, 9, 125)
+    for k in range(20):
+        view = built.views(window(), rng_for(0, 0, k))[0].reshape(5, 9, 125)
+        kept = (view != 0).flatten(1).any(1)
+        assert torch.equal(view[kept], plain[kept])
+        assert (view[~kept] == 0).all()
+
+
+def test_the_device_that_stays_is_one_that_is_there():
+    for k in range(50):
+        assert remaining(np.array([False, True, False]), 0.99, rng_for(0, 0, k)).tolist() == [False, True, False]
+        assert remaining(np.ones(4, bool), 0.999, rng_for(0, 0, k)).sum() >= 1
+    assert not remaining(np.zeros(2, bool), 0.5, rng_for(0, 0, 0)).any()
+
+
+def test_devices_are_lost_when_training_with_labels_too_and_never_in_plain_views():
+    built = views(device_dropout=0.9)
+    there = [(built.augment(window(), rng_for(0, 0, k)).reshape(5, -1) != 0).any(1).sum() for k in range(30)]
+    assert min(there) == 1
+    assert torch.equal(built.plain(window()), views().plain(window()))
+
+
+def test_the_default_draws_no_further_random_numbers():
+    """Views as they were before devices could be lost: the generator stands where the operations leave it."""
+    generator, by_hand = rng_for(0, 0, 0), rng_for(0, 0, 0)
+    (view,) = views(**{**OFF, "jitter": 1.0}, num_views=1).views(window(), generator)
+    by_hand.random(6)
+    plain = views().plain(window()).numpy().reshape(5, 9, 125)
+    np.testing.assert_array_equal(view.numpy(), jitter(plain, 0.05, by_hand).reshape(45, 125))
+    assert generator.random() == by_hand.random()
+
+
+def test_one_device_per_view_needs_all_devices():
+    with pytest.raises(DataError, match=r"mode devices needs every device.*missing_devices: refuse"):
+        views(meta(missing_devices="mask"), mode="devices")
+    with pytest.raises(SettingsError, match="device_dropout is for mode concat"):
+        views(mode="devices", device_dropout=0.1)

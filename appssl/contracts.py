@@ -7,7 +7,7 @@ invents labels that are written to disk. A *finetuner* is a learner trained with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -271,7 +271,8 @@ class Context:
     input_shape: tuple[int, ...]
     num_samples: int  # rows that are trained on, for methods with per-sample state
     num_views: int = 1
-    facts: Mapping[str, Any] = field(default_factory=dict)  # what a finetuner's own `examples` hands to its `build`
+    # What the examples hand to `build`; in pretraining also `num_rows` of the prepared table, which `index` counts.
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -342,7 +343,9 @@ class Scored:
         ids: (N,) str. groups: (N,) str, what is resampled in the bootstrap. target: (N,) int64 true classes.
         probabilities: (N, K) float64 rows that sum to 1, or None without a classifier.
         features: (N, F) float32 encoder features, or None. train_features, train_target: those of labelled training
-        rows, or None. classes: names. columns: other columns of `samples` for slices.
+        rows, or None. classes: names. columns: other columns of `samples` for slices. facts: `Meta.facts` of the data.
+        rescored: gives the classifier's probabilities for the same rows after a function changed their raw samples, or
+        None without a classifier.
     """
 
     ids: np.ndarray
@@ -355,6 +358,8 @@ class Scored:
     train_target: np.ndarray | None = None
     columns: pl.DataFrame | None = None
     bags: BagScores | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rescored: Callable[[Callable[[Any], Any]], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,13 @@ class CNN1D(nn.Module):
         sizes = (channels, *config.widths)
         self.blocks = nn.Sequential(*(_Block(i, o, config.kernel, config.stride) for i, o in pairwise(sizes)))
 
+    def feature_map(self, signals: Tensor) -> Tensor:
+        """(B, F, T'), before the mean over time is taken."""
+        found: Tensor = self.blocks(signals)
+        return found
+
     def forward(self, signals: Tensor) -> Tensor:
-        return self.blocks(signals).mean(dim=2)
+        return self.feature_map(signals).mean(dim=2)
 
 
 class _Block(nn.Module):

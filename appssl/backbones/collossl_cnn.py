@@ -43,8 +43,13 @@ class ColloSSLCNN(nn.Module):
             )
         )
 
+    def feature_map(self, signals: Tensor) -> Tensor:
+        """(B, F, T'), before the largest value over time is taken."""
+        found: Tensor = self.blocks(signals)
+        return found
+
     def forward(self, signals: Tensor) -> Tensor:
-        return self.blocks(signals).amax(dim=2)
+        return self.feature_map(signals).amax(dim=2)
 
 
 def build(config: Config, input_shape: tuple[int, ...], meta: Meta) -> ColloSSLCNN:

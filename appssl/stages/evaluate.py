@@ -1,6 +1,6 @@
 """Stage evaluate: metrics on the test part with intervals, predictions of every sample, paired comparisons."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,12 @@ def _classification(
 def _score(data: PreparedData, inputs: Inputs, threads: int, accelerator: str) -> Scored:
     table = evaluation_table(data)
     rows = table["index"].to_numpy().astype(np.int64)
-    probabilities = features = train_features = train_target = None
+    rescored = probabilities = features = train_features = train_target = None
     model = None
     if "model" in inputs:
         model, views, _ = load_model(inputs["model"])
-        logits = embed(model, data, rows, views, threads=threads, accelerator=accelerator).astype(np.float64)
-        exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = exponent / exponent.sum(axis=1, keepdims=True)
+        rescored = _rescoring(model, data, rows, views, threads, accelerator)
+        probabilities = rescored(lambda sample: sample)
     if "encoder" in inputs:
         encoder, views, _ = load_encoder(inputs["encoder"])
     else:
@@ -134,7 +133,35 @@ def _score(data: PreparedData, inputs: Inputs, threads: int, accelerator: str) -
         train_target=train_target,
         columns=table,
         bags=_score_bags(model, data, views, threads, accelerator) if "bag" in data.meta.facts and model else None,
+        facts=data.meta.facts,
+        rescored=rescored,
     )
+
+
+class _Changed:
+    """Prepared data whose raw samples are changed when they are read."""
+
+    def __init__(self, data: PreparedData, change: Callable[[Any], Any]) -> None:
+        self.meta, self.samples = data.meta, data.samples
+        self._data, self._change = data, change
+
+    def read(self, row: int) -> Any:
+        return self._change(self._data.read(row))
+
+
+def _rescoring(
+    model: Any, data: PreparedData, rows: np.ndarray, views: Views, threads: int, accelerator: str
+) -> Callable[[Callable[[Any], Any]], np.ndarray]:
+    """Maps a change of raw samples to the probabilities (N, K) float64 of a classifier for the changed rows."""
+
+    def rescored(change: Callable[[Any], Any]) -> np.ndarray:
+        changed = _Changed(data, change)
+        logits = embed(model, changed, rows, views, threads=threads, accelerator=accelerator).astype(np.float64)
+        exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: np.ndarray = exponent / exponent.sum(axis=1, keepdims=True)
+        return probabilities
+
+    return rescored
 
 
 def _score_bags(model: Any, data: PreparedData, views: Views, threads: int, accelerator: str) -> BagScores:

@@ -49,7 +49,7 @@ def pretrain(
             input_shape=views.input_shape,
             num_samples=len(examples),
             num_views=views.num_views,
-            facts=examples.facts,
+            facts={"num_rows": len(data.samples), **examples.facts},
         )
         learner = registry.build("learners", settings.learner, context)
         result = fit(

@@ -47,6 +47,13 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(net.eval()(signals), net(signals))
 
 
+def test_the_feature_map_is_what_is_pooled():
+    net = build(Config(), (6, 60), META).eval()
+    signals = torch.randn(2, 6, 60)
+    assert net.feature_map(signals).shape == (2, 96, 15)
+    assert torch.equal(net.feature_map(signals).amax(2), net(signals))
+
+
 def test_what_it_cannot_take_is_refused():
     with pytest.raises(DataError, match="needs signals"):
         build(Config(), (3, 32, 32), META)

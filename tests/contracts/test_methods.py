@@ -14,7 +14,8 @@ SHAPES = {"cnn1d": SIGNAL, "collossl_cnn": SIGNAL}  # backbones of other inputs 
 CLASSIFIERS = [  # without those that are trained on interactions or bags
     name for name in registry.names("finetuners") if not hasattr(registry.load("finetuners", name), "examples")
 ]
-LEARNERS = [name for name in registry.names("learners") if name != "collossl"]  # sees devices: tests/learners
+OF_SIGNALS = ("collossl", "masked_reconstruction")  # learners that see no images: tests/learners
+LEARNERS = [name for name in registry.names("learners") if name not in OF_SIGNALS]
 BACKBONES = [name for name in registry.names("backbones") if name != "two_tower"]  # sees items: tests/backbones
 
 

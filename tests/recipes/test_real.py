@@ -16,6 +16,8 @@ RECIPES = (
     "wsi/monuseg_organ",
     "bench/ins_mil",
     "wearable/dsads",
+    "wearable/dsads_collossl",
+    "wearable/spsw_collossl",
     "webnoisy/cifar10n",
     "recsys/ml_small",
 )

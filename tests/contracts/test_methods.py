@@ -15,6 +15,9 @@ CLASSIFIERS = [  # without those that are trained on interactions or bags
     name for name in registry.names("finetuners") if not hasattr(registry.load("finetuners", name), "examples")
 ]
 OF_SIGNALS = ("collossl", "masked_reconstruction")  # learners that see no images: tests/learners
+OF_PATCHES = ("ibot", "mae", "simmim")  # learners that hide patches of a vision transformer
+VIT = {"name": "timm", "model": "vit_tiny_patch16_224"}
+VIT_OPTIONS = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
 LEARNERS = [name for name in registry.names("learners") if name not in OF_SIGNALS]
 BACKBONES = [name for name in registry.names("backbones") if name != "two_tower"]  # sees items: tests/backbones
 
@@ -29,8 +32,14 @@ def backbone(name="small_cnn"):
     return registry.build("backbones", config("backbones", name), shape, META), shape
 
 
-def context():
-    network, shape = backbone()
+def vision_transformer():
+    torch.manual_seed(0)
+    settings = registry.load("backbones", "timm").Config(**VIT, options=VIT_OPTIONS)
+    return registry.build("backbones", settings, IMAGE, META), IMAGE
+
+
+def context(name=""):
+    network, shape = vision_transformer() if name in OF_PATCHES else backbone()
     facts = {"class_counts": [2, 2, 4]}
     return Context(meta=META, backbone=network, input_shape=shape, num_samples=8, num_views=2, facts=facts)
 
@@ -93,7 +102,7 @@ def batch():
     [*(("learners", n) for n in LEARNERS), *(("finetuners", n) for n in CLASSIFIERS)],
 )
 def test_learners_learn_export_and_survive_a_state_round_trip(kind, name):
-    learner = registry.build(kind, config(kind, name), context())
+    learner = registry.build(kind, config(kind, name), context(name))
     before = copy.deepcopy(learner.state_dict())
     optimizer = torch.optim.SGD([p for p in learner.parameters() if p.requires_grad], lr=0.01)
     first = learner.train()(batch())
@@ -101,7 +110,7 @@ def test_learners_learn_export_and_survive_a_state_round_trip(kind, name):
     optimizer.step()
     assert torch.isfinite(first.loss)
     assert not any(value.requires_grad for value in first.metrics.values())
-    again = registry.build(kind, config(kind, name), context())
+    again = registry.build(kind, config(kind, name), context(name))
     again.load_state_dict(before)
     assert torch.equal(again.train()(batch()).loss, first.loss)
     output = learner.export().eval()(batch()["input"])

@@ -16,6 +16,7 @@ from appssl.artifact import Artifact, ArtifactWriter, write_bytes, write_table, 
 from appssl.contracts import PreparedData, Quarantined, Views
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
+from appssl.ops.label_intervals import label_intervals
 from appssl.stages.bag_scores import bag_column, bag_probabilities, in_bags, tile_probabilities
 from appssl.stages.models import load_encoder, load_model, method, read_meta
 from appssl.stages.recommend import recommend
@@ -53,7 +54,7 @@ def predict(
     the best `top_k` items of every user.
 
     For a model of bags there is a row per bag (slide); the rows of their tiles lie in NAME.tiles.SUFFIX beside it, and
-    pictures of slides in NAME.heatmaps.
+    pictures of slides in NAME.heatmaps. For windows of time NAME.intervals.SUFFIX beside it has intervals of one class.
 
     Returns:
         What was left out or could not be read of the table, with reasons.
@@ -73,7 +74,10 @@ def predict(
         rows = np.arange(len(data.samples))
         logits = torch.as_tensor(embed(model, data, rows, views, accelerator=accelerator))
         known = data.samples.drop("label", "true_label", "split", "index")
-        _write(_judged(known, torch.softmax(logits, dim=1).numpy(), about["meta"]["classes"]), out)
+        probabilities, classes = torch.softmax(logits, dim=1).numpy(), about["meta"]["classes"]
+        _write(_judged(known, probabilities, classes), out)
+        if {"session", "start_seconds", "end_seconds"} <= set(known.columns):
+            _write(label_intervals(known, probabilities, classes), out.with_name(f"{out.stem}.intervals{out.suffix}"))
         return left
 
 

@@ -63,6 +63,9 @@ def test_predict_and_embed_take_new_recordings(finished, tmp_path):
     assert done.code in (0, 5), done.err
     predictions = pl.read_csv(tmp_path / "p.csv")
     columns = [c for c in predictions.columns if c.startswith("p_")]
+    intervals = pl.read_csv(tmp_path / "p.intervals.csv")
+    assert (intervals["start_seconds"] < intervals["end_seconds"]).all()
+    assert set(intervals["session"]) == set(predictions["session"])
     assert predictions.select(pl.sum_horizontal(columns)).to_series().to_list() == pytest.approx(
         [1.0] * len(predictions), abs=1e-4
     )

@@ -32,11 +32,13 @@ def mmd2(first: Tensor, others: Tensor, *, scales: tuple[float, ...] = SCALES) -
 
 
 def _mean_kernel(x: Tensor, y: Tensor, scales: tuple[float, ...]) -> Tensor:
-    squared = (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * (x @ y.T)).clamp(min=0)
+    negative = (2 * x) @ y.T  # of the squared distances
+    negative.sub_(x.square().sum(1)[:, None]).sub_(y.square().sum(1)).clamp_(max=0)
     if x is y:
-        squared.fill_diagonal_(0)
-    negative = squared.neg_().float()
-    total = torch.zeros_like(negative)
+        negative.fill_diagonal_(0)
+    negative = negative.float()
+    total, kernel = torch.zeros_like(negative), torch.empty_like(negative)  # one buffer: new memory costs more than exp
     for scale in scales:
-        total += torch.mul(negative, 1 / (2 * scale)).clamp_(min=_NOTHING).exp_()
+        torch.mul(negative, 1 / (2 * scale), out=kernel)
+        total += kernel.clamp_(min=_NOTHING).exp_()
     return total.mean(dtype=torch.float64)

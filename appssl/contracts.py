@@ -225,7 +225,10 @@ class Views(Protocol):
     input_shape: tuple[int, ...]  # of one view, without the batch dimension
 
     def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
-        """`num_views` augmented views of a raw sample, each of `input_shape`; float32, or int64 for tokens."""
+        """`num_views` augmented views of a raw sample; float32, or int64 for tokens.
+
+        The first is of `input_shape`; others may be of other sizes, such as small crops.
+        """
         ...
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:

@@ -122,6 +122,10 @@ class Evaluate(Settings):
     )
     num_bootstrap: int = Field(1000, ge=100, description="resamples of groups for the intervals")
     compare: tuple[str, ...] = Field((), description="recipes of the domain to compare with, paired, same seed")
+    adapt: bool = Field(
+        False,
+        description="first adapt a model that can be (sade) to the test inputs, without labels: it has then seen them",
+    )
     threads: int = Field(2, ge=1, le=256, description="CPU threads of the arithmetic")
 
 

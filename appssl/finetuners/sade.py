@@ -6,8 +6,8 @@ the same values given out in reversed order of frequency:
     L = CE(v_1, y) + CE(v_2 + log pi, y) + CE(v_3 + log pi - lambda log pi^-, y)
 
 The adjustments are there in training only, so softmax(v_i) models the training prior, equal classes, and rare classes.
-The exported classifier mixes the logits with softmax(omega): equal parts, until `mix` sets weights that
-`ops/expert_aggregation.py` found for unlabelled inputs of the distribution that the model is used on.
+The exported classifier mixes the logits with softmax(omega): equal parts, until `adapt` finds weights for unlabelled
+inputs of the distribution that the model is used on (`evaluate.adapt`; `ops/expert_aggregation.py` says how).
 
 Source: Zhang et al., SADE, NeurIPS 2022, arXiv 2107.09249. Official code: Vanint/SADE-AgnosticLT, MIT.
 Deviations: experts share the whole encoder, and each has a hidden layer of its own before its cosine classifier, where
@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from appssl.contracts import Batch, Context, Step
 from appssl.errors import DataError
-from appssl.ops.expert_aggregation import mix_experts
+from appssl.ops.expert_aggregation import aggregate_experts, mix_experts
 from appssl.settings import Settings
 
 EXPERTS = ("head", "uniform", "tail")
@@ -115,6 +115,13 @@ class ExpertClassifier(nn.Module):
     def mix(self, omega: Tensor) -> None:
         """Sets the weights of the experts to softmax(omega), omega (3,)."""
         self.omega.copy_(omega)
+
+    def adapt(self, passes: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+        """Weighs the experts for unlabelled inputs, of which `passes` are logits as `aggregate_experts` takes them."""
+        found = aggregate_experts(passes)
+        self.mix(found.omega)
+        weights = dict(zip(EXPERTS, found.weights.tolist(), strict=True))
+        return {"weights": weights, "stability": list(found.stability), "stopped_early": found.stopped_early}
 
 
 def inverse_prior(prior: Tensor) -> Tensor:

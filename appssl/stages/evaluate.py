@@ -18,6 +18,7 @@ from appssl.ops.bags import index_bags
 from appssl.ops.bootstrap import bootstrap_means
 from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
+from appssl.stages.adapt import adapt_to
 from appssl.stages.bag_scores import bag_probabilities
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import load_encoder, load_model, open_data
@@ -42,7 +43,8 @@ def evaluate(
     Args:
         compare: recipe name -> its evaluation artifact, compared sample by sample.
         out: gets `metrics.json` {evaluator: {metric: {value, low, high, num_groups}}}, `predictions.parquet`,
-            `comparison.json` and, for classification, `map.parquet`; `bags.parquet` for models of bags.
+            `comparison.json` and, for classification, `map.parquet`; `bags.parquet` for models of bags; `adapted.json`
+            where the model was adapted to the test inputs.
     """
 
     def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
@@ -81,7 +83,9 @@ def _classification(
     accelerator: str,
 ) -> tuple[dict[str, dict[str, Metric]], list[dict[str, Any]]]:
     settings = config.settings
-    scored = _score(data, inputs, settings.threads, accelerator)
+    scored, adapted = _score(config, data, inputs, accelerator)
+    if adapted is not None:
+        writer.json("adapted.json", adapted)
     metrics = {}
     for evaluator in settings.evaluators:
         built = registry.build("evaluators", evaluator)
@@ -100,13 +104,19 @@ def _classification(
     return metrics, comparison
 
 
-def _score(data: PreparedData, inputs: Inputs, threads: int, accelerator: str) -> Scored:
+def _score(
+    config: StageConfig, data: PreparedData, inputs: Inputs, accelerator: str
+) -> tuple[Scored, dict[str, Any] | None]:
+    """What evaluators see, and what was found where the model was adapted to the test inputs."""
+    threads = config.settings.threads
     table = evaluation_table(data)
     rows = table["index"].to_numpy().astype(np.int64)
-    rescored = probabilities = features = train_features = train_target = None
+    adapted = rescored = probabilities = features = train_features = train_target = None
     model = None
     if "model" in inputs:
         model, views, _ = load_model(inputs["model"])
+        if config.settings.adapt:
+            adapted = adapt_to(model, data, rows, views, seed=config.seed, accelerator=accelerator)
         rescored = _rescoring(model, data, rows, views, threads, accelerator)
         probabilities = rescored(lambda sample: sample)
     if "encoder" in inputs:
@@ -122,7 +132,7 @@ def _score(data: PreparedData, inputs: Inputs, threads: int, accelerator: str) -
         train_rows = train["index"].to_numpy().astype(np.int64)
         train_features = embed(encoder, data, train_rows, views, threads=threads, accelerator=accelerator)
         train_target = class_numbers(train["label"], data.meta.classes)
-    return Scored(
+    scored = Scored(
         ids=table["id"].to_numpy(),
         groups=table["group"].to_numpy(),
         target=class_numbers(table["target_label"], data.meta.classes),
@@ -136,6 +146,7 @@ def _score(data: PreparedData, inputs: Inputs, threads: int, accelerator: str) -
         facts=data.meta.facts,
         rescored=rescored,
     )
+    return scored, adapted
 
 
 class _Changed:

@@ -19,6 +19,7 @@ RECIPES = (
     "wearable/dsads_collossl",
     "wearable/spsw_collossl",
     "webnoisy/cifar10n",
+    "webnoisy/longtail_sade_backward",
     "recsys/ml_small",
 )
 pytestmark = [

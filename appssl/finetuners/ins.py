@@ -43,6 +43,7 @@ from appssl.contracts import Batch, Context, PreparedData, Progress, Step, Views
 from appssl.errors import DataError, SettingsError
 from appssl.ops.bags import BagIndex, index_bags, some
 from appssl.ops.distributed import gather
+from appssl.ops.ema import follow
 from appssl.ops.pooling import Pooling, pool_probabilities
 from appssl.ops.random import rng_for
 from appssl.settings import Settings
@@ -255,8 +256,7 @@ class INS(nn.Module):
             self._refuse_short(progress)
         momentum = self.config.key_momentum if progress.epoch >= self.config.bag_label_epochs else 0.0
         for own, follower in ((self.backbone, self.key_backbone), (self.projector, self.key_projector)):
-            for ahead, behind in zip(own.parameters(), follower.parameters(), strict=True):
-                behind.lerp_(ahead, 1 - momentum)
+            follow(follower, own, momentum)
             for buffer, copied in zip(own.buffers(), follower.buffers(), strict=True):
                 copied.copy_(buffer)
         if progress.epoch < progress.next_epoch == self._first_epoch():

@@ -77,23 +77,33 @@ def _full_precision(tensor: Tensor) -> Any:
     return torch.autocast(device_type=tensor.device.type, enabled=False)
 
 
-def unit_views(name: str, embeddings: tuple[Tensor, ...]) -> Tensor:
-    """Views as unit vectors (V, B, D) in float32 or better, after checking them.
+def stacked_views(name: str, embeddings: tuple[Tensor, ...]) -> Tensor:
+    """Views (V, B, D) in float32 or better, of two or more views of one shape (B, D).
 
     Args:
-        name: of the objective, for messages. embeddings: two or more views, each (B, D), any scale.
+        name: of the objective, for messages.
     Raises:
-        DataError: if there are fewer than two views or two samples, or the shapes differ.
+        DataError: if there are fewer than two views, or the shapes differ.
     """
     shapes = [tuple(z.shape) for z in embeddings]
     if len(shapes) < 2:
         raise DataError(f"{name} needs two or more views, got {len(shapes)}. Set num_views of the views to 2.")
     if len(set(shapes)) > 1 or len(shapes[0]) != 2:
         raise DataError(f"{name} needs views of one shape (B, D), got {shapes}.")
-    if shapes[0][0] < 2:
-        raise DataError(f"{name} needs two or more samples in a batch, got {shapes[0][0]}: there are no negatives.")
-    dtype = torch.promote_types(embeddings[0].dtype, torch.float32)  # half precision loses the log-sum-exp
-    return torch.stack([functional.normalize(z.to(dtype), dim=1, eps=EPSILON) for z in embeddings])
+    dtype = torch.promote_types(embeddings[0].dtype, torch.float32)  # half precision loses log-sum-exp and variances
+    return torch.stack([z.to(dtype) for z in embeddings])
+
+
+def unit_views(name: str, embeddings: tuple[Tensor, ...]) -> Tensor:
+    """As `stacked_views`, as unit vectors; embeddings are of any scale.
+
+    Raises:
+        DataError: as `stacked_views`, and if there are fewer than two samples.
+    """
+    views = stacked_views(name, embeddings)
+    if views.shape[1] < 2:
+        raise DataError(f"{name} needs two or more samples in a batch, got {views.shape[1]}: there are no negatives.")
+    return functional.normalize(views, dim=2, eps=EPSILON)
 
 
 def gathered(views: Tensor) -> tuple[Tensor, Tensor]:

@@ -120,13 +120,13 @@ def windows(artifact: Artifact) -> None:
     theirs, mine = seconds(numpy_copy), seconds(ours)
     print(f"{len(rows)} windows with their gaps: {num_bytes / mine / 1e9:.2f} GB/s, numpy's strided copy "
           f"{num_bytes / theirs / 1e9:.2f} (ratio {theirs / mine:.2f})", flush=True)  # fmt: skip
-    features(np.asarray(signal[: 200 * size]), size, step)
+    features(np.array(signal[: 200 * size]), size, step)
 
 
 def features(signal: np.ndarray, size: int, step: int) -> None:
     """mean, std, min, max and energy of every channel."""
     network = SummaryFeatures(signal.shape[1])
-    tensor = torch.from_numpy(np.ascontiguousarray(signal))
+    tensor = torch.from_numpy(signal)
 
     def ours() -> torch.Tensor:
         return network(tensor.unfold(0, size, step))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 SCALES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 100.0)
 _NOTHING = -40.0  # exponents below are 0 in float32; left as they are they take long, as denormal numbers
+_BLOCK = 128  # vectors
 FLOOR = 1e-4  # smallest value: weights are its inverse
 
 
@@ -26,12 +27,22 @@ def mmd2(first: Tensor, others: Tensor, *, scales: tuple[float, ...] = SCALES) -
     with torch.no_grad():
         center = first.double().mean(dim=0)  # large common parts would cost digits
         x, ys = first.double() - center, others.double() - center
-        own = _mean_kernel(x, x, scales)
-        found = [own + _mean_kernel(y, y, scales) - 2 * _mean_kernel(x, y, scales) for y in ys]
+        own = _within(x, scales) / len(x) ** 2
+        found = [
+            own + _within(y, scales) / len(y) ** 2 - 2 * _sum_kernel(x, y, scales) / (len(x) * len(y)) for y in ys
+        ]
         return torch.stack(found).clamp(min=FLOOR).float() if found else first.new_zeros(0)
 
 
-def _mean_kernel(x: Tensor, y: Tensor, scales: tuple[float, ...]) -> Tensor:
+def _within(x: Tensor, scales: tuple[float, ...]) -> Tensor:
+    """Sum over all pairs of one set: a pair counts twice and is computed once, but for small blocks."""
+    if len(x) <= _BLOCK:
+        return _sum_kernel(x, x, scales)
+    a, b = x.tensor_split(2)
+    return _within(a, scales) + _within(b, scales) + 2 * _sum_kernel(a, b, scales)
+
+
+def _sum_kernel(x: Tensor, y: Tensor, scales: tuple[float, ...]) -> Tensor:
     negative = (2 * x) @ y.T  # of the squared distances
     negative.sub_(x.square().sum(1)[:, None]).sub_(y.square().sum(1)).clamp_(max=0)
     if x is y:
@@ -41,4 +52,4 @@ def _mean_kernel(x: Tensor, y: Tensor, scales: tuple[float, ...]) -> Tensor:
     for scale in scales:
         torch.mul(negative, 1 / (2 * scale), out=kernel)
         total += kernel.clamp_(min=_NOTHING).exp_()
-    return total.mean(dtype=torch.float64)
+    return total.sum(dtype=torch.float64)

@@ -29,6 +29,7 @@ from appssl.recipe import (
     read,
 )
 from appssl.settings import Settings, digest_of, read_yaml, to_json, validate
+from appssl.sweep import Point, Sweep
 
 MODELS: dict[str, type[Settings]] = {
     "prepare": Prepare,
@@ -81,6 +82,10 @@ def read_config(path: Path, stage: str) -> StageConfig:
 class Planner:
     """Collects runs, following the names by which recipes refer to each other, and everything wrong with them.
 
+    A recipe at a point of a sweep is a run `<recipe>@<point>`. Points that differ only after pretraining share an
+    encoder, with the recipe itself where its settings are theirs. A point is compared with the other recipes that the
+    user named, at the same point.
+
     Attributes:
         asked: files of the recipes that the user named: --set applies to all of them. Recipes that are only referred
             to take part of --set only where it concerns the data they share.
@@ -93,17 +98,26 @@ class Planner:
     asked: set[Path] = field(default_factory=set)
     data: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, Any] = field(default_factory=dict)
+    encoders: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     missing: list[Problem] = field(default_factory=list)
 
     def add(
-        self, name: str, seed: int, *, beside: Path | None = None, domain: str | None = None
+        self,
+        name: str,
+        seed: int,
+        *,
+        beside: Path | None = None,
+        domain: str | None = None,
+        point: Point | None = None,
     ) -> tuple[str, str] | None:
         """Adds a run and everything it refers to; returns (domain, recipe), None if the recipe itself is wrong."""
-        found = self._read(name, beside, domain)
+        found = self._read(name, beside, domain, point)
         if found is None:
             return None
         recipe_name, path, recipe = found
+        if point is not None:
+            recipe_name, recipe = f"{recipe_name}@{point.name}", self._at(recipe, path)
         runs = self.runs.setdefault(recipe.domain, {}).setdefault(recipe_name, {})
         if f"s{seed}" in runs:
             self._same_file(runs[f"s{seed}"]["file"], path)
@@ -111,11 +125,17 @@ class Planner:
         run: dict[str, Any] = {"description": recipe.description, "file": str(path)}
         run["stages"] = {stage: {} for stage in recipe.stages()[1:]}  # known to the recipes that this one refers to
         runs[f"s{seed}"] = run
-        key = self._data_key(recipe, seed, path) or "?"
+        key = self._data_key(recipe, seed, path, point) or "?"
         run["data"] = key
         folder = f"{recipe.domain}/{recipe_name}/s{seed}"
         inputs: dict[str, dict[str, str]] = {"data": {"data": f"data/{key}"}}
         encoder = self._encoder(recipe, folder, seed, path)
+        if isinstance(recipe.pretrain, Pretrain):
+            own = digest_of({"data": key, "seed": seed, "settings": recipe.pretrain.plain()})
+            first = self.encoders.setdefault(own, folder)
+            if point is not None and first != folder:
+                encoder = {"encoder": f"{first}/pretrain"}
+                del run["stages"]["pretrain"]
         labels = {"labels": f"{folder}/pseudolabel"} if recipe.pseudolabel else {}
         model = {"model": f"{folder}/finetune"} if recipe.finetune else {}
         uses_pseudo = recipe.finetune is not None and recipe.finetune.labels != "given"
@@ -123,11 +143,11 @@ class Planner:
             "pretrain": {},
             "pseudolabel": encoder,
             "finetune": {**encoder, **(labels if uses_pseudo else {})},
-            "evaluate": {**encoder, **model, **self._compared(recipe, seed, path)},
+            "evaluate": {**encoder, **model, **self._compared(recipe, seed, path, point)},
         }
-        for stage in recipe.stages()[1:-1]:
+        for stage in [*run["stages"]][:-1]:
             run["stages"][stage] = {
-                "settings": self._settings(recipe, stage),
+                "settings": self._settings(recipe, stage, point),
                 "inputs": {"data": f"data/{key}", **inputs[stage]},
                 "needs": getattr(recipe.needs, stage).plain(),
             }
@@ -139,14 +159,25 @@ class Planner:
         }
         return recipe.domain, recipe_name
 
-    def _read(self, name: str, beside: Path | None, domain: str | None) -> tuple[str, Path, Recipe] | None:
+    def _read(
+        self, name: str, beside: Path | None, domain: str | None, point: Point | None
+    ) -> tuple[str, Path, Recipe] | None:
+        given = {**self.overrides, **(point.overrides if point else {})}
         try:
             asked = find(name, beside=beside, domain=domain).resolve() in self.asked
-            overrides = self.overrides if asked else {k: v for k, v in self.overrides.items() if k.startswith("data.")}
+            overrides = given if asked else {k: v for k, v in given.items() if k.startswith("data.")}
             return read(name, overrides=overrides, quick=self.quick, beside=beside, domain=domain)
         except SettingsError as error:
             self.problems += error.problems or [Problem(name, "", str(error))]
             return None
+
+    def _at(self, recipe: Recipe, path: Path) -> Recipe:
+        """The recipe as a point of a sweep: compared only with recipes that have this point too."""
+        if recipe.evaluate is None:
+            return recipe
+        known = {name: find(name, beside=path, domain=recipe.domain).resolve() for name in recipe.evaluate.compare}
+        kept = tuple(name for name, file in known.items() if file in self.asked)
+        return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"compare": kept})})
 
     def _wrong(self, path: Path, field: str, message: str) -> None:
         self.problems.append(Problem(label(path), field, message))
@@ -156,8 +187,10 @@ class Planner:
             message = f"has the name and domain of {label(Path(known))}, so its results would take the same folder."
             self._wrong(path, "", f"{message} Rename one of them.")
 
-    def _settings(self, recipe: Recipe, stage: str) -> dict[str, Any]:
+    def _settings(self, recipe: Recipe, stage: str, point: Point | None) -> dict[str, Any]:
         block = getattr(recipe, stage)
+        if stage == "evaluate" and point is not None:
+            block = block.model_copy(update={"compare": tuple(f"{name}@{point.name}" for name in block.compare)})
         if stage == "pseudolabel" and block.label_fraction is None:  # no more labels than the model may use
             fraction = recipe.finetune.label_fraction if recipe.finetune else 1.0
             block = block.model_copy(update={"label_fraction": fraction})
@@ -165,11 +198,11 @@ class Planner:
             block = block.model_copy(update={"labels": "pseudo" if recipe.pseudolabel else "given"})
         return block.plain()
 
-    def _data_key(self, recipe: Recipe, seed: int, path: Path) -> str | None:
+    def _data_key(self, recipe: Recipe, seed: int, path: Path, point: Point | None) -> str | None:
         """Plans the data of a recipe; None if it is wrong."""
         owner, owner_path = recipe, path
         if isinstance(recipe.data, str):
-            found = self._read(recipe.data, path, recipe.domain)
+            found = self._read(recipe.data, path, recipe.domain, point)
             if found is None:
                 return None
             _, owner_path, owner = found
@@ -223,19 +256,28 @@ class Planner:
         name = recipe.pretrain.from_
         return self._other(name, recipe, seed, path, field="pretrain.from", stage="pretrain", prefix="encoder")
 
-    def _compared(self, recipe: Recipe, seed: int, path: Path) -> dict[str, str]:
+    def _compared(self, recipe: Recipe, seed: int, path: Path, point: Point | None) -> dict[str, str]:
         inputs: dict[str, str] = {}
         for name in recipe.evaluate.compare if recipe.evaluate else ():
             inputs |= self._other(
-                name, recipe, seed, path, field="evaluate.compare", stage="evaluate", prefix="compare:"
+                name, recipe, seed, path, point, field="evaluate.compare", stage="evaluate", prefix="compare:"
             )
         return inputs
 
     def _other(
-        self, name: str, recipe: Recipe, seed: int, path: Path, *, field: str, stage: str, prefix: str
+        self,
+        name: str,
+        recipe: Recipe,
+        seed: int,
+        path: Path,
+        point: Point | None = None,
+        *,
+        field: str,
+        stage: str,
+        prefix: str,
     ) -> dict[str, str]:
         """A stage of another recipe as an input: {prefix, with the recipe's name behind a colon: folder}."""
-        found = self.add(name, seed, beside=path, domain=recipe.domain)
+        found = self.add(name, seed, beside=path, domain=recipe.domain, point=point)
         if found is None:
             return {}
         domain, other = found
@@ -276,9 +318,15 @@ _ROOT_HINT = "Give the folder that holds the data: --set data.root=FOLDER."
 
 
 def make_plan(
-    names: Sequence[str], *, seeds: Sequence[int], overrides: Mapping[str, Any], results: Path, quick: bool
+    names: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    overrides: Mapping[str, Any],
+    results: Path,
+    quick: bool,
+    sweep: Sweep | None = None,
 ) -> dict[str, Any]:
-    """Plan of the named recipes for all seeds, with everything they refer to.
+    """Plan of the named recipes for all seeds, with everything they refer to; at every point of `sweep`, if given.
 
     Raises:
         SettingsError: with all problems of all recipes. DataError: if all that is wrong are missing tables.
@@ -288,16 +336,20 @@ def make_plan(
     targets = []
     for name in dict.fromkeys(names):
         for seed in dict.fromkeys(seeds):
-            found = planner.add(name, seed)
-            if found is not None and [*found, seed] not in targets:
-                targets.append([*found, seed])
+            if sweep:
+                planner.add(name, seed)  # its encoder is that of points which change nothing before
+            for point in sweep.points if sweep else (None,):
+                found = planner.add(name, seed, point=point)
+                if found is not None and [*found, seed] not in targets:
+                    targets.append([*found, seed])
     planner.refuse_circles()
     missing = dict.fromkeys(planner.missing)
     if planner.problems:
         raise SettingsError(list(dict.fromkeys([*planner.problems, *missing])))
     if missing:
         raise DataError("\n".join(map(str, missing)))
-    return {"results": str(root), "data": planner.data, "runs": planner.runs, "targets": targets}
+    plan = {"results": str(root), "data": planner.data, "runs": planner.runs, "targets": targets}
+    return {**plan, "sweep": sweep.plain()} if sweep else plan
 
 
 def _files(names: Sequence[str]) -> set[Path]:

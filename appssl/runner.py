@@ -58,7 +58,9 @@ def run(
         with Uploader(Path(plan["results"]), uri, Path.cwd()), Progress(plan), log.open("wb") as file:
             options: dict[str, Any] = {"stdout": file, "stderr": file, "preexec_fn": _die_with_parent}
             code = _wait(subprocess.Popen(command, env=environment(), **options))
-        if summary is not None and code == 0:
+        if "sweep" in plan:
+            _write_sweep(plan, summary)
+        elif summary is not None and code == 0:
             write_summaries(plan, summary)
         finish(plan, results, code, log, as_json=as_json)
 
@@ -171,10 +173,21 @@ def write_summaries(plan: Mapping[str, Any], folder: Path) -> None:
         if (run_dir / "evaluate" / "metrics.json").exists():
             seeds.setdefault((domain, recipe), []).append(run_dir)
     for (domain, recipe), run_dirs in seeds.items():
-        # What was typed, without the place of the data on this machine.
-        typed = [re.sub(r"^data\.root=.*", "data.root=DATA", word) for word in sys.argv[1:]]
-        text = summarize(run_dirs, command="appssl " + shlex.join(typed))
+        text = summarize(run_dirs, command=_typed())
         write_bytes(folder / f"{domain}-{recipe}.md", text.encode())
+
+
+def _write_sweep(plan: Mapping[str, Any], summary: Path | None) -> None:
+    from appssl.reports.sweep import write_sweep
+
+    for page in write_sweep(plan, summary=summary, command=_typed()):
+        print(f"sweep: {page}", file=sys.stderr)
+
+
+def _typed() -> str:
+    """What was typed, without the place of the data on this machine."""
+    words = [re.sub(r"^data\.root=.*", "data.root=DATA", word) for word in sys.argv[1:]]
+    return "appssl " + shlex.join(words)
 
 
 def raise_for(code: int, plan: Mapping[str, Any], log: Path | None = None) -> None:

@@ -7,6 +7,7 @@ import pytest
 from appssl.errors import DataError, SettingsError
 from appssl.plan import complete, config_of, make_plan, read_config
 from appssl.recipe import parse_overrides
+from appssl.sweep import Point, Sweep
 
 FULL = """\
 description: every stage
@@ -30,13 +31,13 @@ evaluate: {evaluators: [classification], compare: [full]}
 
 @pytest.fixture
 def plan(tmp_path):
-    def make(*names, seeds=(0,), quick=False, overrides=(), **texts):
+    def make(*names, seeds=(0,), quick=False, overrides=(), points=None, **texts):
         for name, text in {"full": FULL, **texts}.items():
             (tmp_path / f"{name}.yaml").write_text(text)
         files = [str(tmp_path / f"{name}.yaml") for name in names or ("full",)]
-        made = make_plan(
-            files, seeds=seeds, overrides=parse_overrides(list(overrides)), results=tmp_path / "r", quick=quick
-        )
+        sweep = Sweep("grid", "", tuple(Point(name, given) for name, given in points.items())) if points else None
+        given = parse_overrides(list(overrides))
+        made = make_plan(files, seeds=seeds, overrides=given, results=tmp_path / "r", quick=quick, sweep=sweep)
         return complete(made)
 
     return make
@@ -148,3 +149,56 @@ def test_an_override_that_is_no_pair_says_how_to_write_it(pair):
 def test_an_override_of_nothing_in_the_recipe_is_refused(plan):
     with pytest.raises(SettingsError, match=r"pretrain\.fit\.epocs is not a setting of pretrain\. Did you mean epochs"):
         plan(overrides=["pretrain.fit.epocs=3"])
+
+
+SHARES = {"few": {"finetune.label_fraction": 0.1}, "all": {"finetune.label_fraction": 1.0}}
+
+
+def test_a_point_of_a_sweep_is_a_run_of_its_own_with_the_encoder_of_the_recipe(plan):
+    found = plan(points=SHARES)
+    assert found["targets"] == [["wearable", "full@few", 0], ["wearable", "full@all", 0]]
+    for name, share in (("few", 0.1), ("all", 1.0)):
+        point = stages(found, f"full@{name}")
+        assert "pretrain" not in point
+        assert point["finetune"]["inputs"]["encoder"] == "wearable/full/s0/pretrain"
+        assert point["finetune"]["settings"]["label_fraction"] == share
+        assert point["report"]["inputs"]["evaluate"] == f"wearable/full@{name}/s0/evaluate"
+    assert stages(found)["finetune"]["settings"]["label_fraction"] == 0.2
+
+
+def test_points_of_equal_pretraining_share_it_and_others_have_their_own(plan):
+    points = {
+        f"{lr}-{share}": {"pretrain.fit.lr": lr, "finetune.label_fraction": share}
+        for lr in (0.1, 0.2) for share in (0.5, 1.0)
+    }  # fmt: skip
+    found = plan(points=points, seeds=(0, 1))
+    encoders = [
+        stages(found, f"full@{name}", seed)["evaluate"]["inputs"]["encoder"] for name in points for seed in (0, 1)
+    ]
+    trained = [[f"wearable/full@{lr}-0.5/s{seed}/pretrain" for seed in (0, 1)] for lr in (0.1, 0.2)]
+    assert encoders == [folder for pair in trained for folder in (*pair, *pair)]
+
+
+def test_a_point_is_compared_with_the_same_point_of_recipes_that_were_named(plan):
+    texts = {"other": OTHER, "third": OTHER.replace("another", "a third")}
+    both = plan("other", "full", points=SHARES, **texts)
+    evaluate = stages(both, "other@few")["evaluate"]
+    assert evaluate["inputs"]["compare:full@few"] == "wearable/full@few/s0/evaluate"
+    assert evaluate["settings"]["compare"] == ["full@few"]
+    alone = stages(plan("other", points=SHARES, **texts), "other@few")["evaluate"]
+    assert alone["settings"]["compare"] == []
+    assert not [name for name in alone["inputs"] if name.startswith("compare:")]
+
+
+def test_a_point_may_change_the_data_that_a_recipe_names(plan):
+    points = {"short": {"data.source.window_seconds": 2.0}, "long": {"data.source.window_seconds": 8.0}}
+    found = plan("other", "full", points=points, other=OTHER)
+    keys = {
+        found["runs"]["wearable"][f"{name}@{point}"]["s0"]["data"] for name in ("other", "full") for point in points
+    }
+    assert len(keys) == 2
+
+
+def test_a_point_with_a_setting_that_a_recipe_lacks_is_refused(plan):
+    with pytest.raises(SettingsError, match=r"pretrain\.fit is not a setting of pretrain"):
+        plan("other", points={"x": {"pretrain.fit.lr": 0.1}}, other=OTHER)

@@ -17,6 +17,9 @@ def command(
     cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use on this machine.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the jobs, run nothing.")] = False,
     quick: Quick = False,
+    sweep: Annotated[
+        Path | None, typer.Option("--sweep", help="YAML file with a grid of settings: a run at every point of it.")
+    ] = None,
     summary: Annotated[
         Path | None, typer.Option("--summary", help="Folder for a Markdown summary of each recipe over its seeds.")
     ] = None,
@@ -26,8 +29,10 @@ def command(
     from appssl.plan import complete, make_plan
     from appssl.recipe import parse_overrides
     from appssl.runner import run
+    from appssl.sweep import read_sweep
 
-    plan = complete(
-        make_plan(recipes, seeds=seed or [0], overrides=parse_overrides(set_ or []), results=out, quick=quick)
-    )
+    points = read_sweep(sweep) if sweep else None
+    overrides = parse_overrides(set_ or [])
+    made = make_plan(recipes, seeds=seed or [0], overrides=overrides, results=out, quick=quick, sweep=points)
+    plan = complete(made)
     run(plan, results=out, profile=profile, cores=cores, dry_run=dry_run, summary=summary, as_json=as_json)

@@ -7,7 +7,7 @@ import polars as pl
 from appssl.contracts import SPLITS
 from appssl.reports import figures
 from appssl.reports.markup import Html, Number, details, figure, join, note, paragraph, section, table, tag
-from appssl.reports.reading import Run, Stage, is_number
+from appssl.reports.reading import JUDGES, Run, Stage, is_number
 from appssl.reports.wording import interval, number, readable
 
 MAX_FIGURE_BYTES = 2_600_000  # all domain figures together; base64 makes a third more of it, the page stays below 5 MB
@@ -16,17 +16,21 @@ MAX_LEDGER_ROWS = 100
 
 
 def labels(run: Run) -> Html:
-    """What the labeler decided, with examples of its reasons, its rounds, and how right it was where that is known."""
-    if "pseudolabel" not in run.stages:
-        return Html("")
-    stage = run.stages["pseudolabel"]
+    """What was decided of labels, with examples of reasons, rounds, and how right it was where that is known."""
+    judged = {name: stage for name, stage in run.stages.items() if stage.artifact.has("labels.parquet")}
+    parts = [part for name, stage in judged.items() for part in _judged(stage, JUDGES[name])]
+    return section("labels", "Labels", *parts)
+
+
+def _judged(stage: Stage, judge: str) -> list[Html]:
     made = stage.table("labels.parquet")
-    parts = [] if made is None or made.is_empty() else [_kinds(made), _reasons(made)]
+    parts = [paragraph(f"Judged {judge}.", class_="soft small")]
+    parts += [] if made.is_empty() else [_kinds(made), _reasons(made)]
     truth = {name: m for name, m in stage.json("metrics.json", {}).items() if not name.startswith("share_")}
     if truth:
         rows = [[readable(name), Number(number(m["value"])), Number(interval(m))] for name, m in truth.items()]
         parts += [tag("h3", "Against the known truth"), table(["metric", "value", "95 % interval"], rows)]
-    return section("labels", "Labels", *parts, _ledger(stage.json("ledger.json", [])))
+    return [*parts, _ledger(stage.json("ledger.json", []))]
 
 
 def _kinds(made: pl.DataFrame) -> Html:

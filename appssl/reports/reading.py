@@ -11,6 +11,7 @@ from appssl.artifact import MANIFEST, Artifact
 from appssl.settings import read_yaml
 
 STAGES = ("pretrain", "pseudolabel", "finetune", "evaluate")
+JUDGES = {"pseudolabel": "before training", "finetune": "in training"}  # stages that may judge labels, and when
 PLACES = ("root", "shards")  # settings of prepare that say where and in how many jobs, not what
 CLOCK_WORDS = ("time", "second", "wait", "memory")  # metrics that differ from run to run and stay out of the page
 

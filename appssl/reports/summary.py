@@ -8,7 +8,7 @@ from appssl.artifact import MANIFEST, Artifact, sha256_file
 from appssl.errors import ArtifactError, DataError, SettingsError
 from appssl.plan import read_config
 from appssl.reports.folds import over_folds
-from appssl.reports.reading import PLACES, Run, Stage, is_number, read_run
+from appssl.reports.reading import JUDGES, PLACES, Run, Stage, is_number, read_run
 from appssl.reports.wording import direction_of, directions, in_order, interval, number, readable, remark, verdict
 from appssl.settings import Settings, flatten
 
@@ -35,8 +35,8 @@ def summarize(run_dirs: list[Path], *, command: str, data_dir: Path | None = Non
         raise ArtifactError(f"not evaluated: {', '.join(missing)}. Run the recipe to its end first.")
     first = runs[0]
     parts = [
-        f"# {_md(first.domain)}/{_md(first.recipe)}",
-        _md(first.description),
+        f"# {markdown(first.domain)}/{markdown(first.recipe)}",
+        markdown(first.description),
         f"```\n{command.strip()}\n```",
         *_caution(first),
         "## Metrics",
@@ -78,7 +78,7 @@ def _data_digest(folder: Path) -> str:
     raise ArtifactError(f"{folder}: no finished stage here. Give a folder such as results/wearable/demo/s0.")
 
 
-def _md(value: Any) -> str:
+def markdown(value: Any) -> str:
     """Text as Markdown shows it, inside and outside of tables."""
     text = " ".join(str(value).split())
     for character in "\\`*[]<>|":
@@ -86,7 +86,7 @@ def _md(value: Any) -> str:
     return text
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return ""
     numeric = [i > 0 and all(row[i][:1] in "+−–0123456789" for row in rows) for i in range(len(head))]
@@ -97,7 +97,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _caution(run: Run) -> list[str]:
     given = run.meta.get("facts", {}).get("caution")
     texts = [given] if isinstance(given, str) else list(given or [])
-    return [f"> {_md(text)}" for text in texts]
+    return [f"> {markdown(text)}" for text in texts]
 
 
 def _metrics(runs: list[Run]) -> list[str]:
@@ -109,26 +109,31 @@ def _metrics(runs: list[Run]) -> list[str]:
         rows = []
         for name in in_order(found, directions([evaluator])):
             each = [run.metrics().get(evaluator, {}).get(name, {}) for run in runs]
-            row = [_md(readable(name)), *map(_with_interval, each), str(each[0].get("num_groups") or "–")]
+            row = [markdown(readable(name)), *map(_with_interval, each), str(each[0].get("num_groups") or "–")]
             rows.append(row + (_spread(each) if len(runs) > 1 else []))
-        parts += [f"### {_md(evaluator)}", _table(head, rows), _md(remark(evaluator))]
-    group = _md(runs[0].meta.get("group", "group"))
+        parts += [f"### {markdown(evaluator)}", markdown_table(head, rows), markdown(remark(evaluator))]
+    group = markdown(runs[0].meta.get("group", "group"))
     return [*parts, f"In brackets: 95 % percentile bootstrap interval over groups ({group})."]
 
 
 def _labels(runs: list[Run]) -> list[str]:
-    """What the labeler said of the training labels, and how right it was where the truth is known."""
-    each = [run.stages["pseudolabel"].json("metrics.json", {}) for run in runs if "pseudolabel" in run.stages]
+    """What was said of the training labels, and how right it was where the truth is known."""
+    parts = [part for stage, when in JUDGES.items() for part in _judged(runs, stage, when)]
+    explained = "Over the training samples, without intervals; where the truth is known it was for measuring only."
+    return ["## Labels", explained, *parts] if parts else []
+
+
+def _judged(runs: list[Run], stage: str, when: str) -> list[str]:
+    each = [run.stages[stage].json("metrics.json", {}) for run in runs if stage in run.stages]
     if not each or not each[0]:
         return []
     rows = [
-        [_md(readable(name)), *(number(found.get(name, {}).get("value")) for found in each)]
+        [markdown(readable(name)), *(number(found.get(name, {}).get("value")) for found in each)]
         + (_spread([found.get(name, {}) for found in each]) if len(each) > 1 else [])
         for name in each[0]
     ]
     head = ["metric", *(f"seed {run.seed}" for run in runs)] + (["mean over seeds", "range"] if len(each) > 1 else [])
-    explained = "Over the training samples, without intervals; where the truth is known it was for measuring only."
-    return ["## Labels", explained, _table(head, rows)]
+    return [f"### Judged {when}", markdown_table(head, rows)]
 
 
 def _with_interval(values: Mapping[str, Any], *, signed: bool = False) -> str:
@@ -148,11 +153,11 @@ def _comparisons(runs: list[Run]) -> list[str]:
     """Paired differences, a row per seed, with the verdict in plain words."""
     known = directions(runs[0].metrics())
     measured = {row["metric"] for run in runs for row in run.comparisons()}
-    order = [_md(readable(name)) for name in in_order(measured, known)]
+    order = [markdown(readable(name)) for name in in_order(measured, known)]
     rows = [
         [
-            _md(row["against"]),
-            _md(readable(row["metric"])),
+            markdown(row["against"]),
+            markdown(readable(row["metric"])),
             run.seed,
             _with_interval(row, signed=True),
             str(row.get("num_groups") or "–"),
@@ -167,7 +172,11 @@ def _comparisons(runs: list[Run]) -> list[str]:
     explained = (
         "This recipe minus the other on the same test samples, paired; no correction for the number of comparisons."
     )
-    return ["## Comparisons", explained, _table(["against", "metric", "seed", "difference", "groups", "verdict"], rows)]
+    return [
+        "## Comparisons",
+        explained,
+        markdown_table(["against", "metric", "seed", "difference", "groups", "verdict"], rows),
+    ]
 
 
 def _over_folds(runs: list[Run]) -> list[str]:
@@ -181,14 +190,14 @@ def _over_folds(runs: list[Run]) -> list[str]:
     )
     known = directions(found.metrics)
     rows = [
-        [_md(readable(name)), _with_interval(vars(measured[name])), str(measured[name].num_groups)]
+        [markdown(readable(name)), _with_interval(vars(measured[name])), str(measured[name].num_groups)]
         for measured in found.metrics.values()
         for name in in_order(measured, known)
     ]
     differences = [
         [
-            _md(against),
-            _md(readable(name)),
+            markdown(against),
+            markdown(readable(name)),
             _with_interval(vars(metric), signed=True),
             str(metric.num_groups),
             verdict(vars(metric), direction_of(name, known)),
@@ -196,8 +205,8 @@ def _over_folds(runs: list[Run]) -> list[str]:
         for against, name, metric in found.comparisons
     ]
     tables = [
-        _table(["metric", "all folds", "groups"], rows),
-        _table(["against", "metric", "difference", "groups", "verdict"], differences),
+        markdown_table(["metric", "all folds", "groups"], rows),
+        markdown_table(["against", "metric", "difference", "groups", "verdict"], differences),
     ]
     return ["## Over all folds", explained, *tables]
 
@@ -206,9 +215,9 @@ def _accounts(run: Run) -> list[str]:
     rows = []
     for what, values in run.data.json("account.json", {}).items():
         left_out, failed = (_reasons(values[key]) for key in ("left_out", "failed"))
-        rows.append([_md(what), f"{values['total']:,}", f"{values['kept']:,}", left_out, failed])
+        rows.append([markdown(what), f"{values['total']:,}", f"{values['kept']:,}", left_out, failed])
     return [
-        _table(["inputs", "in", "kept", "left out", "failed"], rows),
+        markdown_table(["inputs", "in", "kept", "left out", "failed"], rows),
         f"Digest of the prepared data: `{run.data.artifact.digest}`",
     ]
 
@@ -216,7 +225,7 @@ def _accounts(run: Run) -> list[str]:
 def _reasons(found: Mapping[str, int]) -> str:
     total = sum(found.values())
     detail = ", ".join(
-        f"{_md(readable(reason))} {n:,}" for reason, n in sorted(found.items(), key=lambda i: (-i[1], i[0]))
+        f"{markdown(readable(reason))} {n:,}" for reason, n in sorted(found.items(), key=lambda i: (-i[1], i[0]))
     )
     return f"{total:,} ({detail})" if detail else "0"
 
@@ -227,8 +236,8 @@ def _settings(run: Run) -> str:
         if stage.config():
             title, stated = _stated(stage)
             stated = {key: value for key, value in stated.items() if not (stage.name == "prepare" and key in PLACES)}
-            rows += [[title, f"`{key}`", _md(_plain(value))] for key, value in flatten(stated).items()]
-    return _table(["stage", "setting", "value"], rows) or "None: every setting is a default."
+            rows += [[title, f"`{key}`", markdown(_plain(value))] for key, value in flatten(stated).items()]
+    return markdown_table(["stage", "setting", "value"], rows) or "None: every setting is a default."
 
 
 def _plain(value: Any) -> str:
@@ -289,4 +298,4 @@ def _versions(runs: list[Run]) -> str:
         *([f"{machine['cpus']} CPUs, {machine.get('machine', '')}"] if "cpus" in machine else []),
     ]
     took = f" All stages of seed {runs[0].seed} took {sum(seconds):,.0f} s." if seconds else ""
-    return f"{_md(', '.join(lines))}.{took}"
+    return f"{markdown(', '.join(lines))}.{took}"

@@ -7,7 +7,7 @@ invents labels that are written to disk. A *finetuner* is a learner trained with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -244,6 +244,7 @@ class Examples(Protocol):
     """What is trained on: rows of prepared data as batches. `facts` reach the learner through `Context.facts`.
 
     Random numbers come from `ops.random.rng_for(seed, epoch, index)`, so a batch is a pure function of its arguments.
+    Examples for a learner that tracks also have `plain(indices) -> Batch`: {index, input, target}, deterministic views.
     """
 
     facts: Mapping[str, Any]
@@ -255,12 +256,32 @@ class Examples(Protocol):
         ...
 
 
+class Labelled(Examples, Protocol):
+    """Labelled rows of prepared data as examples, with what they are made of.
+
+    Attributes:
+        rows: (N,) int64. targets: (N,) int64 class numbers. weights: (N,) float32.
+    """
+
+    data: PreparedData
+    views: Views
+    rows: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+    def plain(self, indices: np.ndarray) -> Batch: ...
+
+
 class Sampler(Protocol):
     """Built by `samplers/<name>.py: build(config, data, views) -> Examples`: what a batch is made of."""
 
 
 class Backbone(Protocol):
-    """Built by `backbones/<name>.py: build(config, input_shape, meta)`; an nn.Module (B, *input_shape) -> (B, F)."""
+    """Built by `backbones/<name>.py: build(config, input_shape, meta)`; an nn.Module (B, *input_shape) -> (B, F).
+
+    It may offer `stage_features(inputs) -> list of (B, F_l)`: the pooled maps of its stages, the first stage first; the
+    last is what the network itself gives.
+    """
 
     num_features: int
 
@@ -288,7 +309,8 @@ class Learner(Protocol):
     """Built by `learners/<name>.py: build(config, context)`; an nn.Module that owns all networks and the objective.
 
     A finetuner (`finetuners/<name>.py`) is a learner too: it reads `input` and `target`, exports the classifier, and
-    may offer `examples(config, data, views, seed) -> Examples` in its file when it is not trained on labelled samples.
+    may offer `examples(config, data, views, seed) -> Examples` in its file when it is not trained on labelled samples,
+    or `labelled_examples(config, labelled) -> Examples` when it sees more than one view of these.
     The classifier has `backbone`, `classify(features (B, F)) -> (B, K)` and, for data with bags,
     `bag_probabilities(features (L, F)) -> (K,)`.
     """
@@ -297,6 +319,23 @@ class Learner(Protocol):
 
     def after_update(self, progress: Progress) -> None:
         """Called once after each optimizer step: EMA, queues, method schedules."""
+        ...
+
+    def track(self, batches: Iterable[Batch], epoch: int) -> None:
+        """Optional. Called after the last step of each whole epoch, after `after_update` and before its checkpoint.
+
+        In evaluation mode, without gradient, in the learner's precision and on its device: all examples once, in order,
+        in plain batches {index, input, target}. Every process sees all of them. What is kept goes into buffers.
+        """
+        ...
+
+    def findings(self) -> pl.DataFrame | None:
+        """Optional, of finetuners. What was decided of the training samples, a row for each; None if nothing was.
+
+        Columns index, label (class number, -1 for none), confidence, weight, kind, reason, as in LABEL_COLUMNS, p_clean
+        (score in [0, 1] that the label it was given is right), and p_ood (the same that it shows none of the classes)
+        where there is one.
+        """
         ...
 
     def export(self) -> nn.Module:

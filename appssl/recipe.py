@@ -73,6 +73,14 @@ class Fit(Settings):
         return self
 
 
+class Probe(Settings):
+    """Measuring the encoder while it is pretrained, on training samples: RankMe, and accuracy where labels are."""
+
+    times: int = Field(3, ge=0, description="how often, evenly, the last time at the end; 0: never")
+    rows: int = Field(2048, ge=2, description="training samples that are measured; all if there are fewer")
+    alarm: float = Field(1.5, ge=1, description="effective rank of the features below which collapse is said")
+
+
 class Pretrain(Settings):
     """Block `pretrain`: an encoder without labels."""
 
@@ -81,6 +89,7 @@ class Pretrain(Settings):
     sampler: Method("samplers") = Field("uniform", description="which samples make a batch")  # type: ignore[valid-type]
     learner: Method("learners") = Field("joint_embedding", description="what a training step is")  # type: ignore[valid-type]
     fit: Fit = Field(Fit(), description="length, optimizer, schedule")
+    probe: Probe = Field(Probe(), description="measuring the encoder on the way; never changes the training")
 
 
 class From(Settings):

@@ -7,7 +7,7 @@ order of samples is a pure function of (seed, epoch, index), so resuming needs n
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from appssl.engine.checkpoint import (
     unflatten_optimizer,
     write_checkpoint,
 )
-from appssl.engine.loading import Order, batches, make_batch
+from appssl.engine.loading import Order, batches, make_batch, plain_batches
 from appssl.engine.meter import Clock, Meter
 from appssl.errors import AppsslError, DivergedError, SettingsError
 
@@ -60,6 +60,14 @@ class FitSettings(Protocol):
     threads: int
 
 
+class Probing(Protocol):
+    """Measures a learner on the way; `engine.probe.Probe`."""
+
+    def is_due(self, step: int, num_steps: int) -> bool: ...
+
+    def measure(self) -> dict[str, float]: ...
+
+
 class JournalLike(Protocol):
     def metrics(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -77,14 +85,22 @@ class InterruptedTraining(AppsslError):
 
 
 class _Trained(nn.Module):
-    """The learner with plain outputs: Fabric and DDP look for tensors in tuples and dicts."""
+    """The learner with plain outputs: Fabric and DDP look for tensors in tuples and dicts.
 
-    def __init__(self, learner: nn.Module) -> None:
+    Tracking is a forward pass too, or it would have neither the precision nor the whole parameters of one.
+    """
+
+    def __init__(self, learner: Any) -> None:
         super().__init__()
         self.learner = learner
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        step = self.learner(batch)
+    def forward(
+        self, seen: Batch | Iterable[Batch], epoch: int | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]] | None:
+        if epoch is not None:
+            self.learner.track(seen, epoch)
+            return None
+        step = self.learner(seen)
         return step.loss, step.metrics
 
 
@@ -100,6 +116,7 @@ def fit(
     devices: int = 1,
     strategy: str = "auto",
     workers: int = 0,
+    probe: Probing | None = None,
     name: str = "training",
 ) -> FitResult:
     """Trains a learner in place; goes on from the newest checkpoint in `state_dir`.
@@ -107,7 +124,8 @@ def fit(
     Args:
         learner: an nn.Module that keeps contracts.Learner. config: `recipe.Fit`.
         state_dir: gets `checkpoints/`, and `diverged/` when the loss is not finite.
-        workers: processes that make batches; never changes the result.
+        workers: processes that make batches; never changes the result. probe: is asked on the first process; what it
+            measures goes into the journal and nowhere else.
         strategy: auto (ddp on several devices), ddp, or fsdp, which divides the model among the devices. Every process
             calls this function.
     Raises:
@@ -116,6 +134,10 @@ def fit(
     """
     if strategy not in STRATEGIES:
         raise SettingsError(f"strategy {strategy!r}: must be one of {', '.join(STRATEGIES)}.")
+    if hasattr(learner, "track") and not hasattr(examples, "plain"):
+        raise SettingsError(
+            f"{name}: this method sees all samples after each epoch; its examples give no plain batches."
+        )
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     fabric = Fabric(
@@ -161,8 +183,13 @@ def fit(
                 metrics["grad_norm"] = sharding.whole({"norm": torch.as_tensor(norm)})["norm"]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            progress = Progress(step + 1, num_steps, order.steps_per_epoch)
             if hasattr(learner, "after_update"):
-                learner.after_update(Progress(step + 1, num_steps, order.steps_per_epoch))
+                learner.after_update(progress)
+            if hasattr(learner, "track") and progress.next_epoch > progress.epoch:
+                _track(fabric, trained, learner, examples, order, progress.epoch, workers=workers)
+            if probe is not None and probe.is_due(step + 1, num_steps):
+                _probe(fabric, probe, journal, step + 1)
             meter.add(step, mean_loss, metrics)
 
             # The one place where the host waits for the device. Checkpoints are written here only, so that an interval
@@ -212,6 +239,30 @@ def make_optimizer(learner: Any, config: FitSettings) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def _track(
+    fabric: Fabric, trained: Any, learner: nn.Module, examples: Examples, order: Order, epoch: int, *, workers: int
+) -> None:
+    """Shows the learner all examples as they are. Every process sees all, from the first one's running statistics."""
+    if fabric.world_size > 1:
+        for buffer in learner.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+    size = order.batch_size // (order.world_size * order.accumulate)
+    found = plain_batches(examples, size, workers=workers, pin=fabric.device.type == "cuda")
+    learner.eval()
+    with torch.no_grad():
+        trained(map(fabric.to_device, found), epoch)
+    learner.train()
+
+
+def _probe(fabric: Fabric, probe: Probing, journal: JournalLike, step: int) -> None:
+    """The first process measures, the others wait. A model divided among devices cannot be measured on one."""
+    if fabric.is_global_zero and not isinstance(fabric.strategy, ModelParallelStrategy):
+        begun = time.perf_counter()
+        found = {f"probe/{key}": value for key, value in probe.measure().items()}
+        journal.metrics(step, {**found, "time/probe_seconds": time.perf_counter() - begun})
+    fabric.barrier()
 
 
 def _any(fabric: Fabric, flag: bool) -> bool:

@@ -45,6 +45,14 @@ class LabelledExamples:
             "weight": torch.from_numpy(self.weights[indices]),
         }
 
+    def plain(self, indices: np.ndarray) -> Batch:
+        rows = self.rows[indices]
+        return {
+            "index": torch.from_numpy(rows),
+            "input": torch.stack([self.views.plain(self.data.read(int(row))) for row in rows]),
+            "target": torch.from_numpy(self.targets[indices]),
+        }
+
 
 @dataclass(frozen=True)
 class Order:
@@ -114,10 +122,30 @@ def make_batch(examples: Examples, order: Order, step: int, micro: int) -> Batch
 
 def batches(examples: Examples, order: Order, *, start: int, stop: int, workers: int, pin: bool) -> Iterator[Batch]:
     """Micro-batches of the steps start..stop-1, in order, made by `workers` processes (0: by this one)."""
+    numbers = range(start * order.accumulate, stop * order.accumulate)
+    return _loaded(_Steps(examples, order), numbers, workers=workers, pin=pin)
+
+
+class _Plain(Dataset[Batch]):
+    """Plain batches numbered by their first example."""
+
+    def __init__(self, examples: Any, batch_size: int) -> None:
+        self.examples, self.batch_size = examples, batch_size
+
+    def __getitem__(self, first: int) -> Batch:
+        return self.examples.plain(np.arange(first, min(first + self.batch_size, len(self.examples))))
+
+
+def plain_batches(examples: Examples, batch_size: int, *, workers: int, pin: bool) -> Iterator[Batch]:
+    """All examples once, in order, in plain batches of at most `batch_size`."""
+    return _loaded(_Plain(examples, batch_size), range(0, len(examples), batch_size), workers=workers, pin=pin)
+
+
+def _loaded(dataset: Dataset[Batch], numbers: range, *, workers: int, pin: bool) -> Iterator[Batch]:
     loader: DataLoader[Batch] = DataLoader(
-        _Steps(examples, order),
+        dataset,
         batch_size=None,
-        sampler=range(start * order.accumulate, stop * order.accumulate),
+        sampler=numbers,
         num_workers=workers,
         generator=torch.Generator(),  # its own: the loader draws from it, which must not move the training's numbers
         collate_fn=_as_it_is,  # type: ignore[arg-type]  # with batch_size=None it gets what the dataset gives

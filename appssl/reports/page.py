@@ -11,6 +11,7 @@ from appssl.artifact import ArtifactWriter, write_bytes
 from appssl.reports import figures, inputs, measured
 from appssl.reports.markup import Html, Number, details, document, figure, join, paragraph, section, table, tag
 from appssl.reports.reading import PLACES, Run, Stage, is_number, read_run
+from appssl.reports.wording import number, readable
 from appssl.settings import flatten
 
 
@@ -76,7 +77,22 @@ def _training(run: Run) -> Html:
         if curves:
             drawn = figures.training_curves(curves)
             parts.append(figure(drawn, kind="svg+xml", title=f"{name.capitalize()}.", caption=_last_values(curves)))
+        parts.append(_probed(stage))
     return section("training", "Training", *parts)
+
+
+def _probed(stage: Stage) -> Html:
+    """What the encoder was worth on the way, as `engine/probe.py` measured it."""
+    found = {key.removeprefix("probe/"): dict(v) for key, v in stage.curves().items() if key.startswith("probe/")}
+    steps = sorted({step for values in found.values() for step in values})
+    about = stage.json("probe.json", {})
+    rows = [[step, *(Number(number(values.get(step))) for values in found.values())] for step in steps]
+    caption = (
+        f"Measured on {about.get('num_rows', 0):,} training samples. RankMe, the effective rank, of the "
+        f"{about.get('layer', 'features')} ({about.get('width', 0):,} wide) and of the features; it compares settings "
+        "of one method. Accuracies are for groups of training samples that did not teach the classifier."
+    )
+    return table(["step", *map(readable, found)], rows, caption=caption)
 
 
 def _last_values(curves: dict[str, list[tuple[int, float]]]) -> str:

@@ -20,7 +20,6 @@ from appssl.reports.summary import find_data, markdown, markdown_table
 from appssl.reports.wording import direction_of, directions, interval, main_name, number, readable, verdict
 from appssl.settings import flatten, read_yaml
 
-PROBES = "probes.json"
 _LEAST_POINTS = 3  # of which a correlation says anything
 
 
@@ -73,8 +72,8 @@ def _row(plan: Mapping[str, Any], results: Path, domain: str, recipe: str, overr
     folders = [results / domain / recipe / f"s{seed}" for seed in seeds]
     runs = [read_run(f, find_data(f)) for f in folders if (f / "evaluate" / MANIFEST).is_file()]
     encoders = [results / e for seed in seeds if (e := _encoder(planned[f"s{seed}"], f"{domain}/{recipe}/s{seed}"))]
-    probes = [found for encoder in encoders if (found := read_json(encoder / PROBES)) and found["measured"]]
-    ranks = [found["measured"][-1]["rank_me"] for found in probes]
+    probes = [found for encoder in encoders if (found := read_json(encoder / "probe.json"))]
+    ranks = [found["rank_me"] for found in probes]
     rank = sum(ranks) / len(ranks) if ranks else None
     method = _method(encoders[0], probes[0]) if probes else {}
     main = main_name(runs[0].metrics()) if runs else None

@@ -9,17 +9,19 @@ from appssl.errors import SettingsError
 from appssl.outcome import MAIN_METRICS
 
 _SPELLING = {"f1": "F1", "auroc": "AUROC", "knn": "k-NN", "ndcg": "NDCG", "mrr": "MRR", "map": "MAP", "ood": "OOD"}
-_KINDS = {
+_WORDS = {
     "id_noise": "in-distribution noise",
     "ood_noise": "out-of-distribution noise",
     "hard_clean": "hard but clean",
+    "rank_me": "RankMe",
+    "rank_me_features": "RankMe of features",
 }
 
 
 def readable(name: str) -> str:
     """`knn_macro_f1` -> `k-NN macro F1`, `id_noise` -> `in-distribution noise`."""
-    if name in _KINDS:
-        return _KINDS[name]
+    if name in _WORDS:
+        return _WORDS[name]
     return re.sub(r"[A-Za-z0-9]+", lambda m: _SPELLING.get(m[0], m[0]), name.replace("_", " "))
 
 

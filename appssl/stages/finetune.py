@@ -17,6 +17,7 @@ from appssl.errors import DataError
 from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
 from appssl.stages.frame import Inputs, run_stage
+from appssl.stages.labels import write_labels
 from appssl.stages.models import describe, load_encoder, open_data, save_model
 from appssl.stages.rows import class_numbers, take_fraction
 
@@ -38,7 +39,7 @@ def finetune(
     Args:
         data_dir: a data artifact. encoder_dir: an encoder artifact; without it the backbone of the settings is trained
             from scratch. labels_dir: a labels artifact, needed when `labels` is pseudo. out: gets `model.safetensors`
-            and `model.json`.
+            and `model.json`, and what the method found of its samples: `labels.parquet`, `metrics.json`.
     """
     settings = config.settings
 
@@ -47,10 +48,13 @@ def finetune(
         torch.manual_seed(config.seed)
         backbone, views, about = _backbone(settings, inputs, data)
         module = registry.load("finetuners", settings.finetuner.name)
+        labelled = None
         if hasattr(module, "examples"):
             examples: Examples = module.examples(settings.finetuner, data, views, config.seed)
         else:
-            examples = _labelled(config, data, views, inputs.get("labels"))
+            examples = labelled = _labelled(config, data, views, inputs.get("labels"))
+            if hasattr(module, "labelled_examples"):
+                examples = module.labelled_examples(settings.finetuner, labelled)
         context = Context(
             meta=data.meta,
             backbone=backbone,
@@ -77,6 +81,11 @@ def finetune(
         save_model(writer, learner, about=about, finetuner=settings.finetuner, context=context)
         if data.meta.task == "ranking":
             _save_catalog(writer, data)
+        findings = learner.findings() if hasattr(learner, "findings") else None
+        if findings is not None:
+            labels, known = _joined(findings, data, labelled)
+            after = result.num_steps + 1  # the journal has the last step of training already
+            write_labels(labels, known, data.meta.classes, writer, journal, step=after)
         journal.model("model.json")
         return {
             "num_examples": len(examples),
@@ -87,6 +96,21 @@ def finetune(
 
     folders = {"data": data_dir, "encoder": encoder_dir, "labels": labels_dir}
     return run_stage(config, out, folders, work, method=settings.finetuner.name)
+
+
+def _joined(
+    findings: pl.DataFrame, data: PreparedData, labelled: LabelledExamples | None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Findings with ids and class names, and the same samples with the labels that were trained on and the truth."""
+    classes = dict(enumerate(data.meta.classes))
+    named = findings.with_columns(
+        label=pl.col("label").replace_strict(classes, default=None, return_dtype=pl.String)
+    ).sort("index")
+    known = data.samples[named["index"]].select("index", "id", "label", "true_label")
+    if labelled is not None:
+        trained_on = pl.DataFrame({"index": labelled.rows, "label": [classes[t] for t in labelled.targets.tolist()]})
+        known = known.drop("label").join(trained_on, on="index", how="left", maintain_order="left")
+    return named.select(known["id"], pl.exclude("index")), known
 
 
 def _save_catalog(writer: ArtifactWriter, data: PreparedData) -> None:

@@ -10,6 +10,7 @@ from appssl import registry
 from appssl.artifact import Artifact, ArtifactWriter
 from appssl.contracts import Context
 from appssl.engine.fit import fit
+from appssl.engine.probe import Probe
 from appssl.errors import SettingsError
 from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
@@ -30,7 +31,8 @@ def pretrain(
     """Trains the encoder of a recipe.
 
     Args:
-        data_dir: a data artifact. out: gets `encoder.safetensors` and `encoder.json`.
+        data_dir: a data artifact. out: gets `encoder.safetensors`, `encoder.json`, and `probe.json`: what the encoder
+            was worth at the end.
     """
     settings = config.settings
 
@@ -52,6 +54,15 @@ def pretrain(
             facts={"num_rows": len(data.samples), **examples.facts},
         )
         learner = registry.build("learners", settings.learner, context)
+        probe = Probe(
+            learner,
+            data,
+            views,
+            settings.probe,
+            seed=config.seed,
+            threads=settings.fit.threads,
+            accelerator=accelerator,
+        )
         result = fit(
             learner,
             examples,
@@ -63,7 +74,12 @@ def pretrain(
             devices=devices,
             strategy=strategy,
             workers=workers,
+            probe=probe,
         )
+        if settings.probe.times and not probe.last:
+            probe.measure()  # all steps were done by a process that was stopped before it came here
+        if probe.last:
+            writer.json("probe.json", probe.last)
         about = describe(
             meta=data.meta,
             backbone=settings.backbone,

@@ -21,7 +21,7 @@ from appssl.errors import DataError, DivergedError, SettingsError
 from appssl.ops.random import permutation
 from appssl.recipe import Fit
 from tests.commands import REPOSITORY, environment
-from tests.engine.training import Kept, Noisy, settings, small
+from tests.engine.training import Kept, Noisy, Plain, settings, small, tracking
 
 
 def train(folder, learner=None, examples=None, seed=0, journal=None, **values):
@@ -122,6 +122,76 @@ def test_after_update_is_called_once_per_step_with_the_progress(tmp_path):
     learner, _, _ = train(tmp_path, steps=6)
     assert [p.step for p in learner.progress] == [1, 2, 3, 4, 5, 6]
     assert [p.epoch for p in learner.progress] == [0, 0, 0, 0, 1, 1]
+
+
+def test_all_samples_are_tracked_once_after_every_whole_epoch(tmp_path):
+    examples = Plain(70)
+    learner, _, _ = train(tmp_path, learner=tracking(size=70), examples=examples, steps=10)
+    assert [(call["epoch"], call["step"]) for call in learner.calls] == [(0, 4), (1, 8)]  # the third is not whole
+    for call in learner.calls:
+        seen = {key: torch.cat([batch[key] for batch in call["batches"]]) for key in ("index", "input", "target")}
+        expected = examples.plain(np.arange(70))
+        assert seen.keys() == expected.keys()
+        assert all(torch.equal(seen[key], expected[key]) for key in seen)
+        assert (call["training"], call["gradient"]) == (False, False)
+    assert learner.training
+
+
+def test_tracking_finds_what_the_network_is_after_the_epoch(tmp_path):
+    learner, _, _ = train(tmp_path, learner=tracking(), examples=Plain(), steps=4)
+    expected = learner.eval().net(Plain().plain(np.arange(64))["input"])
+    torch.testing.assert_close(learner.found, expected, rtol=1e-5, atol=1e-6)  # batches of another size
+    assert learner.calls[0]["dtype"] == torch.float32
+
+
+def test_tracking_has_the_precision_of_training(tmp_path):
+    learner, _, _ = train(tmp_path, learner=tracking(), examples=Plain(), steps=4, precision="bf16")
+    assert learner.calls[0]["dtype"] == torch.bfloat16
+
+
+def test_workers_that_make_plain_batches_change_nothing(tmp_path):
+    alone = train(tmp_path / "0", learner=tracking(), examples=Plain())[0]
+    learner = tracking()
+    fit(learner, Plain(), settings(), state_dir=tmp_path / "2", journal=Kept(), seed=0, accelerator="cpu", workers=2)
+    assert equal(alone, learner)
+
+
+@pytest.mark.parametrize(("checkpoint_steps", "resumed_from"), [(3, 6), (4, 4)])  # within an epoch, and at its end
+def test_resumed_training_that_tracks_equals_uninterrupted_training(tmp_path, checkpoint_steps, resumed_from):
+    values = {"checkpoint_steps": checkpoint_steps, "log_every": 1}
+    whole, _, _ = train(tmp_path / "whole", learner=tracking(), examples=Plain(), **values)
+
+    class Stop(Exception):
+        pass
+
+    class Stopping(Plain):
+        def batch(self, indices, *, seed, epoch):
+            if len(self.asked) == 7:
+                raise Stop
+            return super().batch(indices, seed=seed, epoch=epoch)
+
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", learner=tracking(), examples=Stopping(), **values)
+    resumed, result, _ = train(tmp_path / "cut", learner=tracking(seed=9), examples=Plain(), **values)
+    assert result.resumed_from == resumed_from
+    assert [call["epoch"] for call in resumed.calls] == [1, 2]
+    assert equal(whole, resumed)
+    assert resumed.found.abs().sum() > 0
+
+
+def test_a_learner_that_does_not_track_is_shown_nothing(tmp_path):
+    class Never(Noisy):
+        def plain(self, indices):
+            raise AssertionError("nobody asked for these")
+
+    assert equal(train(tmp_path / "1", examples=Never())[0], train(tmp_path / "2")[0])
+
+
+def test_tracking_without_plain_batches_is_refused_before_training(tmp_path):
+    examples = Noisy()
+    with pytest.raises(SettingsError, match="sees all samples after each epoch; its examples give no plain batches"):
+        train(tmp_path, learner=tracking(), examples=examples)
+    assert examples.asked == []
 
 
 def test_logged_means_are_those_of_the_interval(tmp_path):
@@ -270,6 +340,25 @@ class Deep(nn.Module):
         return Step(nn.functional.cross_entropy(self.net(batch["input"]), batch["target"]))
 
 
+class DeepTracking(Deep):
+    """Keeps the logits of all samples in a buffer, and whether the first class is the likelier one."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("found", torch.zeros(64, 2))
+        self.register_buffer("first", torch.zeros(64, dtype=torch.bool))
+
+    def forward(self, batch):
+        step = super().forward(batch)
+        return Step(step.loss + self.net(batch["input"]).sub(self.found[batch["index"]]).square().mean())
+
+    def track(self, batches, epoch):
+        for batch in batches:
+            logits = self.net(batch["input"])
+            self.found[batch["index"]] = logits
+            self.first[batch["index"]] = logits[:, 0] > logits[:, 1]
+
+
 TWO = """
     import sys
     from pathlib import Path
@@ -277,22 +366,22 @@ TWO = """
     from appssl.engine import sharding
     from appssl.engine.fit import fit
     from safetensors.torch import save
-    from tests.engine.training import Kept, Noisy, settings
-    from tests.engine.test_fit import Deep
+    from tests.engine.training import Kept, Plain, settings
+    from tests.engine import test_fit
     sharding._SMALLEST_BLOCK = 4  # so that blocks are divided too
     folder, strategy, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    learner, where = Deep(), {"accelerator": "cpu", "devices": 2, "strategy": strategy}
+    learner, where = getattr(test_fit, sys.argv[4])(), {"accelerator": "cpu", "devices": 2, "strategy": strategy}
     config = settings(steps=steps, clip_norm=1.0, checkpoint_steps=4)
-    fit(learner, Noisy(), config, state_dir=folder, journal=Kept(), seed=0, **where)
+    fit(learner, Plain(), config, state_dir=folder, journal=Kept(), seed=0, **where)
     write_bytes(folder / "final", save(learner.state_dict()))
 """
 
 
-def train_on_two(tmp_path, folder, strategy, steps):
+def train_on_two(tmp_path, folder, strategy, steps, learner="Deep"):
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(TWO))
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
-    command = [*run, str(script), str(folder), strategy, str(steps)]
+    command = [*run, str(script), str(folder), strategy, str(steps), learner]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return load_file(folder / "final")
@@ -303,6 +392,16 @@ def train_on_two(tmp_path, folder, strategy, steps):
 def test_two_processes_train_as_one(tmp_path, strategy):
     two = train_on_two(tmp_path, tmp_path / "two", strategy, steps=12)
     alone = train(tmp_path / "one", learner=Deep(), steps=12, clip_norm=1.0)[0].state_dict()
+    assert two.keys() == alone.keys()
+    for name, tensor in two.items():
+        torch.testing.assert_close(tensor, alone[name], atol=1e-6, rtol=1e-5)  # gradients are summed in another order
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_track_as_one(tmp_path, strategy):
+    two = train_on_two(tmp_path, tmp_path / "two", strategy, steps=9, learner="DeepTracking")
+    alone = train(tmp_path / "one", learner=DeepTracking(), examples=Plain(), steps=9, clip_norm=1.0)[0].state_dict()
     assert two.keys() == alone.keys()
     for name, tensor in two.items():
         torch.testing.assert_close(tensor, alone[name], atol=1e-6, rtol=1e-5)  # gradients are summed in another order

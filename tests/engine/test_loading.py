@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from appssl.contracts import Meta
-from appssl.engine.loading import LabelledExamples, Order, batches, device_of, embed, make_batch
+from appssl.engine.loading import LabelledExamples, Order, batches, device_of, embed, make_batch, plain_batches
 from appssl.errors import DataError, SettingsError
 from appssl.ops.random import permutation, rng_for
 
@@ -114,6 +114,20 @@ def test_batches_come_in_order_from_any_step_for_any_number_of_workers(workers):
     expected = [make_batch(examples, order, step, micro) for step, micro in itertools.product(range(3, 7), range(2))]
     assert len(found) == 8
     assert all(map(equal, found, expected))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("size", [3, 8, 100])
+def test_plain_batches_are_all_examples_in_order_without_chance(workers, size):
+    found = list(plain_batches(labelled(), size, workers=workers, pin=False))
+    assert [len(batch["index"]) for batch in found] == {3: [3, 3, 2], 8: [8], 100: [8]}[size]
+    whole = {key: torch.cat([batch[key] for batch in found]) for key in found[0]}
+    expected = {
+        "index": torch.from_numpy(ROWS),
+        "input": torch.stack([Views().plain(Data().read(row)) for row in ROWS]),
+        "target": torch.tensor([0, 2, 2, 0, 2, 2, 0, 2]),
+    }
+    assert equal(whole, expected)
 
 
 def test_loading_draws_no_random_numbers_of_the_training():

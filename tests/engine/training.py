@@ -1,5 +1,6 @@
 """A small problem to train on, and a journal that keeps what it is told."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,15 @@ class Noisy:
         }
 
 
+class Plain(Noisy):
+    """These have deterministic views too."""
+
+    def plain(self, indices: np.ndarray) -> Batch:
+        rows = np.stack([rng_for(9, 9, int(i)).standard_normal(6) for i in indices]).astype(np.float32)
+        target = torch.from_numpy((rows.sum(1) > 0).astype(np.int64))
+        return {"index": torch.from_numpy(indices), "input": torch.from_numpy(rows), "target": target}
+
+
 class Small(nn.Module):
     """Batch normalization, dropout and a moving average: everything that a resume can get wrong."""
 
@@ -53,6 +63,34 @@ class Small(nn.Module):
         self.progress.append(progress)
 
 
+class Tracking(Small):
+    """Learns towards what it found for each sample when it last saw all of them."""
+
+    def __init__(self, size: int = 64) -> None:
+        super().__init__()
+        self.register_buffer("found", torch.zeros(size, 2))
+        self.calls: list[dict[str, Any]] = []
+
+    def forward(self, batch: Batch) -> Step:
+        logits = self.net(batch["input"]).float()
+        loss = nn.functional.cross_entropy(logits, batch["target"])
+        return Step(loss + (logits - self.found[batch["index"]]).square().mean())
+
+    def track(self, batches: Iterable[Batch], epoch: int) -> None:
+        call: dict[str, Any] = {
+            "epoch": epoch,
+            "step": self.progress[-1].step,
+            "batches": [],
+            "training": self.training,
+        }
+        for batch in batches:
+            logits = self.net(batch["input"])
+            self.found[batch["index"]] = logits.float()
+            call["batches"].append(batch)
+            call |= {"dtype": logits.dtype, "gradient": logits.requires_grad}
+        self.calls.append(call)
+
+
 class Kept:
     def __init__(self) -> None:
         self.rows: list[tuple[int, dict[str, float]]] = []
@@ -69,3 +107,8 @@ def settings(**values: Any) -> Fit:
 def small(seed: int = 0) -> Small:
     torch.manual_seed(seed)
     return Small()
+
+
+def tracking(seed: int = 0, size: int = 64) -> Tracking:
+    torch.manual_seed(seed)
+    return Tracking(size)

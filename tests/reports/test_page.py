@@ -9,7 +9,7 @@ from appssl.artifact import Artifact, ArtifactWriter, sha256_file, write_json
 from appssl.errors import ArtifactError
 from appssl.reports import inputs
 from appssl.reports.page import write_page
-from tests.reports.conftest import EVIL, png, report
+from tests.reports.conftest import EVIL, png, report, write_labels
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,15 @@ def test_labels_show_kinds_examples_ledger_and_truth(page):
     assert "share clean" not in page
 
 
+def test_labels_judged_in_training_show_too(results, page):
+    assert "Judged before training." in words(page)
+    assert "Judged in training." not in words(page)
+    write_labels(results / "wearable/tiny/s0/finetune", Artifact.open(results / "data/wearable-1", "data"))
+    text = words(html(results))
+    assert text.count("noise AUROC 0.9100 0.8800 to 0.9400") == 2
+    assert text.index("Judged before training.") < text.index("Judged in training.")
+
+
 def test_same_content_is_same_bytes_whatever_clock_and_place(results):
     first = Artifact.open(results / "wearable/tiny/s0/report", "report")
     digest, times = first.digest, (first.folder / "times.html").read_bytes()
@@ -179,3 +188,17 @@ def test_missing_data_is_an_error(results):
 def test_evil_ids_are_really_in_the_data(built):
     table = pl.read_parquet(built / "data/wearable-1/quarantine.parquet")
     assert table["item"][0] == EVIL
+
+
+def test_what_the_encoder_was_worth_on_the_way_is_in_the_training_section(results):
+    folder = results / "wearable" / "tiny" / "s0" / "pretrain"
+    with (folder / "metrics.jsonl").open("a") as file:
+        for step, rank in ((150, 7.5), (300, 12.25)):
+            values = {"probe/rank_me": rank, "probe/knn_accuracy": rank / 20, "time/probe_seconds": 1.0}
+            file.write("\n" + json.dumps({"event": "metrics", "step": step, "values": values}))
+    report(results, "wearable/tiny/s0", "wearable-1")
+    page = (results / "wearable/tiny/s0/report/report.html").read_text()
+    assert '<th class="n">RankMe</th>' in page
+    assert "k-NN accuracy" in page
+    assert "12.2500" in page
+    assert "probe_seconds" not in page

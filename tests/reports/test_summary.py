@@ -1,12 +1,15 @@
 import json
+import shutil
 
 import pytest
 
+from appssl.artifact import Artifact
 from appssl.errors import ArtifactError, DataError
 from appssl.evaluators import classification, knn
 from appssl.recipe import Evaluate
 from appssl.reports.summary import differing, find_data, summarize
 from appssl.sources import recsys
+from tests.reports.conftest import write_labels
 
 COMMAND = "appssl run wearable/tiny --seed 0 --seed 1"
 
@@ -43,6 +46,18 @@ def test_what_the_labeler_found_is_stated_per_seed(runs):
     assert "## Labels" in text
     assert "| noise AUROC | 0.9100 | 0.9100 | 0.9100 | 0.9100 to 0.9100 |" in text
     assert "| noise AUROC | 0.9100 |" in summarize(runs[:1], command=COMMAND)
+
+
+def test_what_was_found_in_training_is_stated_too(results, runs):
+    text = summarize(runs, command=COMMAND)
+    assert "### Judged before training" in text
+    assert "### Judged in training" not in text
+    for run in runs:
+        write_labels(run / "finetune", Artifact.open(results / "data/wearable-1", "data"))
+        shutil.rmtree(run / "pseudolabel")
+    text = summarize(runs, command=COMMAND)
+    assert "### Judged before training" not in text
+    assert "| noise AUROC | 0.9100 |" in text.partition("### Judged in training")[2]
 
 
 def test_accounts_and_versions_are_stated(runs):

@@ -52,8 +52,8 @@ def plan(results):
         shutil.copytree(results / "wearable" / "tiny" / "s0", folder)
         encoder = {"encoder": f"wearable/tiny@{name}/s0/pretrain"}
         runs[f"tiny@{name}"] = {"s0": {"stages": {"pretrain": {"inputs": {}}, "evaluate": {"inputs": encoder}}}}
-        probe = {"layer": "projector", "width": 8, "num_rows": 64, "measured": [{"step": 9, "rank_me": rank}]}
-        write_json(folder / "pretrain" / "probes.json", probe)
+        probe = {"layer": "projector", "width": 8, "num_rows": 64, "rank_me": rank}
+        write_json(folder / "pretrain" / "probe.json", probe)
     points = {"few": {"finetune.label_fraction": 0.1}, "all": {"finetune.label_fraction": 1.0}}
     sweep = {"name": "shares", "description": "Shares of <labels>.", "points": points}
     targets = [["wearable", name, 0] for name in runs]

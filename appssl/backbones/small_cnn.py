@@ -39,6 +39,15 @@ class SmallCNN(nn.Module):
         images = images.contiguous(memory_format=torch.channels_last)
         return self.stages(functional.relu(self.stem(images))).mean(dim=(2, 3))
 
+    def stage_features(self, images: Tensor) -> list[Tensor]:
+        """Pooled maps of the stages, (B, width) each; the last is what `forward` gives."""
+        maps = functional.relu(self.stem(images.contiguous(memory_format=torch.channels_last)))
+        pooled = []
+        for stage in self.stages:
+            maps = stage(maps)
+            pooled.append(maps.mean(dim=(2, 3)))
+        return pooled
+
 
 # oneDNN 3.13 (torch 2.15) writes beyond its memory in the backward pass of strided 1 x 1 convolutions of fewer input
 # channels, channels last, odd batch, two threads. Can go when tests/backbones/test_small_cnn.py passes without it.

@@ -7,6 +7,7 @@ second setting.
 
 import re
 from pathlib import Path
+from types import MethodType
 from typing import Any, Literal
 
 import timm
@@ -16,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
@@ -79,6 +80,8 @@ def build(config: Config, input_shape: tuple[int, ...], meta: Meta) -> nn.Module
     except (AssertionError, RuntimeError, ValueError) as error:
         raise DataError(f"backbones/timm: {config.model} takes no images of shape {input_shape}: {error}") from error
     network.num_features = width  # type: ignore[assignment]
+    if hasattr(network, "forward_intermediates"):
+        network.stage_features = MethodType(_stage_features, network)  # type: ignore[assignment]
     if config.weights == _PUBLISHED:
         _load(network, _downloaded(config))
     elif config.weights is not None:
@@ -95,6 +98,12 @@ def _create(config: Config, input_shape: tuple[int, ...]) -> nn.Module:
             return timm.create_model(config.model, **options)
         except TypeError as error:
             raise SettingsError(f"backbone.options: {config.model} does not take them: {error}.") from None
+
+
+def _stage_features(network: Any, images: Tensor) -> list[Tensor]:
+    """Pooled maps (B, F_l) of the stages, for timm the stem of a ResNet is one; the last is what `forward` gives."""
+    last, maps = network.forward_intermediates(images)
+    return [*(stage.mean(dim=(2, 3)) for stage in maps[:-1]), network.forward_head(last)]
 
 
 def _num_features(network: nn.Module, input_shape: tuple[int, ...]) -> int:

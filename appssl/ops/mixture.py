@@ -2,19 +2,20 @@
 
 Source: Li et al., DivideMix, ICLR 2020, arXiv 2002.07394, section 3.1 (Gaussian mixture on normalized losses), after
 Arazo et al., ICML 2019, arXiv 1904.11238 (beta mixture). The fit is scikit-learn's expectation maximization, started
-from the values below and above their mean, so that no random numbers are involved.
+from the values below and above their mean or another threshold, so that no random numbers are involved.
 Deviation: with unequal variances the wider component wins at both ends, which would call the very smallest losses
 noisy. Outside the two means the log odds therefore go on along their tangent there, so they fall everywhere.
 """
 
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-_FLOOR = 1e-6  # added to variances; values are normalized to about 0..1
+_FLOOR = 1e-6  # least variance that is added; values are normalized to about 0..1
 _SMALLEST_SPREAD = 1e-9
 _SMALLEST_RANGE = 1e-3  # nats; folds of equal rows differ by less, through rounding
 _LARGEST_ODDS = 700.0  # exp of more overflows
@@ -39,28 +40,37 @@ class TwoGaussians:
         return 1 / (1 + np.exp(-np.clip(odds + slope * (values - inner), -_LARGEST_ODDS, _LARGEST_ODDS)))
 
 
-def fit_two_gaussians(values: np.ndarray, *, max_steps: int = 200) -> TwoGaussians | None:
+def fit_two_gaussians(
+    values: np.ndarray,
+    *,
+    max_steps: int = 200,
+    tolerance: float = 1e-6,
+    floor: float = _FLOOR,
+    start: Literal["mean", "two_means"] = "mean",
+) -> TwoGaussians | None:
     """Maximum likelihood by expectation maximization.
 
     Args:
-        values: (N,) float, finite.
+        values: (N,) float, finite. max_steps: most steps. tolerance: gain of mean log likelihood below which it ends.
+        floor: added to variances. start: from the values below and above their mean, or from the best two clusters,
+            which few steps need when one part is much larger.
     Returns:
         The mixture, or None when it is not defined: fewer than two values, or all equal.
     """
     values = np.asarray(values, np.float64)
     if len(values) < 2 or np.ptp(values) <= _SMALLEST_SPREAD:
         return None
-    low = values <= values.mean()
+    low = values <= (values.mean() if start == "mean" else two_means_threshold(values))
     parts = (values[low], values[~low])
     mixture = GaussianMixture(
         2,
-        tol=1e-6,
+        tol=tolerance,
         max_iter=max_steps,
-        reg_covar=_FLOOR,
+        reg_covar=floor,
         random_state=0,
         weights_init=[len(part) / len(values) for part in parts],
         means_init=[[part.mean()] for part in parts],
-        precisions_init=[[[1 / (part.var() + _FLOOR)]] for part in parts],
+        precisions_init=[[[1 / (part.var() + floor)]] for part in parts],
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last step is as good an estimate
@@ -68,6 +78,19 @@ def fit_two_gaussians(values: np.ndarray, *, max_steps: int = 200) -> TwoGaussia
     order = np.argsort(mixture.means_[:, 0])
     means, variances, shares = mixture.means_[order, 0], mixture.covariances_[order, 0, 0], mixture.weights_[order]
     return TwoGaussians(_pair(means), _pair(variances), _pair(shares))
+
+
+def two_means_threshold(values: np.ndarray) -> float:
+    """Largest value of the lower one of the two clusters of (N,) values, N >= 2 and not all equal, that k-means seeks.
+
+    The squared distances to the two means add up to the least there is, so no start and no random numbers matter.
+    """
+    ordered = np.sort(np.asarray(values, np.float64))
+    below = np.arange(1, len(ordered))
+    gap = np.cumsum(ordered - ordered.mean())[:-1]  # count * (mean of all - mean below), up to its sign
+    between = gap**2 / (below * (len(ordered) - below))
+    between[ordered[1:] == ordered[:-1]] = -1.0  # equal values stay together
+    return float(ordered[between.argmax()])
 
 
 def _pair(values: np.ndarray) -> tuple[float, float]:

@@ -42,6 +42,18 @@ def test_features_equal_residual_blocks_written_out(widths):
     torch.testing.assert_close(net(images), x.mean(dim=(2, 3)), rtol=1e-4, atol=1e-5)
 
 
+def test_features_of_stages_are_the_means_of_their_maps():
+    net, images = network().eval(), torch.randn(2, 3, 32, 32)
+    maps = []
+    for block in net.stages:
+        block.register_forward_hook(lambda module, inputs, output: maps.append(output))
+    found = net.stage_features(images)
+    assert [tuple(stage.shape) for stage in found] == [(2, 32), (2, 64), (2, 128)]
+    for stage, own in zip(found, maps, strict=True):
+        torch.testing.assert_close(stage, own.sum(dim=(2, 3)) / own[0, 0].numel())
+    assert torch.equal(found[-1], net(images))
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 32, 48), (4, 33, 33), (3, 96, 96)])
 def test_any_image_of_eight_pixels_or_more_gives_the_last_width(shape):
     net = network(shape)

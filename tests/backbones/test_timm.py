@@ -1,3 +1,4 @@
+import copy
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -43,6 +44,27 @@ def test_num_features_is_the_width_that_comes_out(model, shape):
     net = network(model, shape)
     assert net.training
     assert net.eval()(torch.randn(2, *shape)).shape == (2, net.num_features)
+
+
+@pytest.mark.parametrize("model", ["resnet10t", "mobilenetv3_small_050", "vit_tiny_patch16_224"])
+def test_features_of_stages_are_the_means_of_their_maps_and_end_in_the_output(model):
+    net, images = network(model, (3, 64, 64)).eval(), torch.randn(2, 3, 64, 64)
+    found = net.stage_features(images)
+    maps = net.forward_intermediates(images, intermediates_only=True)
+    assert len(found) == len(maps)
+    for stage, own in zip(found[:-1], maps[:-1], strict=True):
+        torch.testing.assert_close(stage, own.flatten(2).sum(2) / own[0, 0].numel())
+    assert torch.equal(found[-1], net(images))
+
+
+def test_features_of_stages_of_a_copy_are_its_own():
+    net, images = network().eval(), torch.randn(2, 3, 32, 32)
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        twin.conv1[0].weight.mul_(-1)
+    assert torch.equal(net.stage_features(images)[-1], net(images))
+    assert torch.equal(twin.stage_features(images)[-1], twin(images))
+    assert not torch.equal(twin(images), net(images))
 
 
 def test_building_leaves_no_trace_in_running_statistics():

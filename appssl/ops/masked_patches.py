@@ -25,7 +25,7 @@ def vision_transformer(name: str, backbone: nn.Module) -> VisionTransformer:
     """
     if not isinstance(backbone, VisionTransformer) or backbone.attn_pool is not None or backbone.pos_embed is None:
         raise SettingsError(
-            f"{name} hides patches of a vision transformer; this backbone ({type(backbone).__name__}) has no patch "
+            f"{name} needs the patches of a vision transformer; this backbone ({type(backbone).__name__}) has no patch "
             "tokens with positions. Set backbone: {name: timm, model: vit_tiny_patch16_224, options: {patch_size: 4}}."
         )
     return backbone

@@ -39,14 +39,17 @@ def describe(
     """What an encoder needs to be rebuilt and applied to new data."""
     return {
         "meta": asdict(meta),
-        "backbone": {
-            **backbone.plain(),
-            **({"weights": None} if hasattr(backbone, "weights") else {}),
-        },  # it has its own
+        "backbone": _with_own_weights(backbone.plain()),
         "views": views.plain(),
         "input_shape": list(input_shape),
         "source": dict(source),
     }
+
+
+def _with_own_weights(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a network, and of networks in it, that is built without the file of weights it once began with."""
+    inner = {key: _with_own_weights(value) if isinstance(value, dict) else value for key, value in settings.items()}
+    return {**inner, "weights": None} if "weights" in inner else inner
 
 
 def save_state(writer: ArtifactWriter, name: str, tensors: Mapping[str, Tensor]) -> None:

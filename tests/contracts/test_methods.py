@@ -15,7 +15,8 @@ CLASSIFIERS = [  # without those that are trained on interactions or bags
     name for name in registry.names("finetuners") if not hasattr(registry.load("finetuners", name), "examples")
 ]
 OF_SIGNALS = ("collossl", "masked_reconstruction")  # learners that see no images: tests/learners
-OF_PATCHES = ("ibot", "mae", "simmim")  # learners that hide patches of a vision transformer
+OF_PATCHES = ("ibot", "mae", "mugs", "simmim")  # learners that need the patches of a vision transformer
+OF_BACKBONES = {"cmim": ("encoder_decoder",)}  # learners of one backbone
 VIT = {"name": "timm", "model": "vit_tiny_patch16_224"}
 VIT_OPTIONS = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
 LEARNERS = [name for name in registry.names("learners") if name not in OF_SIGNALS]
@@ -39,7 +40,7 @@ def vision_transformer():
 
 
 def context(name=""):
-    network, shape = vision_transformer() if name in OF_PATCHES else backbone()
+    network, shape = vision_transformer() if name in OF_PATCHES else backbone(*OF_BACKBONES.get(name, ()))
     facts = {"class_counts": [2, 2, 4]}
     return Context(meta=META, backbone=network, input_shape=shape, num_samples=8, num_views=2, facts=facts)
 

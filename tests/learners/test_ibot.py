@@ -132,7 +132,7 @@ def test_half_precision_is_finite():
 def test_what_it_cannot_be_is_refused():
     with pytest.raises(SettingsError, match="needs two or more views: set views: multi_crop"):
         learner(views=1)
-    with pytest.raises(SettingsError, match=r"learners/ibot hides patches of a vision transformer; .*Linear"):
+    with pytest.raises(SettingsError, match=r"learners/ibot needs the patches of a vision transformer; .*Linear"):
         learner(nn.Linear(3, 3))
     with pytest.raises(SettingsError, match="learners/ibot needs a class token"):
         learner(vit(class_token=False, global_pool="avg"))

@@ -138,7 +138,7 @@ def test_flat_patches_half_precision_state_and_export():
 
 
 def test_what_it_cannot_be_is_refused():
-    with pytest.raises(SettingsError, match=r"learners/mae hides patches of a vision transformer; .*Linear"):
+    with pytest.raises(SettingsError, match=r"learners/mae needs the patches of a vision transformer; .*Linear"):
         learner(nn.Linear(3, 3))
     with pytest.raises(SettingsError, match=r"decoder_heads 3 does not divide learner\.decoder_width 8"):
         learner(decoder_heads=3)

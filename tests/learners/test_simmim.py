@@ -84,7 +84,7 @@ def test_half_precision_and_export():
 
 
 def test_what_it_cannot_be_is_refused():
-    with pytest.raises(SettingsError, match=r"learners/simmim hides patches of a vision transformer; .*Linear"):
+    with pytest.raises(SettingsError, match=r"learners/simmim needs the patches of a vision transformer; .*Linear"):
         learner(nn.Linear(3, 3))
     with pytest.raises(SettingsError, match=r"mask_unit 3 does not divide the 4 x 4 patches"):
         learner(mask_unit=3)

@@ -122,20 +122,21 @@ class Planner:
         if f"s{seed}" in runs:
             self._same_file(runs[f"s{seed}"]["file"], path)
             return recipe.domain, recipe_name
-        run: dict[str, Any] = {"description": recipe.description, "file": str(path)}
+        run: dict[str, Any] = {"name": recipe_name, "description": recipe.description, "file": str(path)}
         run["stages"] = {stage: {} for stage in recipe.stages()[1:]}  # known to the recipes that this one refers to
         runs[f"s{seed}"] = run
         key = self._data_key(recipe, seed, path, point) or "?"
         run["data"] = key
         folder = f"{recipe.domain}/{recipe_name}/s{seed}"
         inputs: dict[str, dict[str, str]] = {"data": {"data": f"data/{key}"}}
-        encoder = self._encoder(recipe, folder, seed, path)
+        encoder = self._encoder(recipe, folder, seed, path, point)
         if isinstance(recipe.pretrain, Pretrain):
             own = digest_of({"data": key, "seed": seed, "settings": recipe.pretrain.plain()})
             first = self.encoders.setdefault(own, folder)
             if point is not None and first != folder:
                 encoder = {"encoder": f"{first}/pretrain"}
                 del run["stages"]["pretrain"]
+            run["encoder"] = encoder["encoder"]
         labels = {"labels": f"{folder}/pseudolabel"} if recipe.pseudolabel else {}
         model = {"model": f"{folder}/finetune"} if recipe.finetune else {}
         uses_pseudo = recipe.finetune is not None and recipe.finetune.labels != "given"
@@ -250,44 +251,43 @@ class Planner:
                 )
         return [str(table) for table in tables]
 
-    def _encoder(self, recipe: Recipe, folder: str, seed: int, path: Path) -> dict[str, str]:
+    def _encoder(self, recipe: Recipe, folder: str, seed: int, path: Path, point: Point | None) -> dict[str, str]:
         if not isinstance(recipe.pretrain, From):
             return {"encoder": f"{folder}/pretrain"} if recipe.pretrain else {}
         name = recipe.pretrain.from_
-        return self._other(name, recipe, seed, path, field="pretrain.from", stage="pretrain", prefix="encoder")
+        if point is not None:
+            self.add(name, seed, beside=path, domain=recipe.domain)  # it may serve the point too
+        run = self._other(name, recipe, seed, path, point, field="pretrain.from")
+        if run is None:
+            return {}
+        if "encoder" not in run:
+            self._wrong(path, "pretrain.from", f"names {name}, which has no pretrain block of its own.")
+            return {}
+        return {"encoder": run["encoder"]}
 
     def _compared(self, recipe: Recipe, seed: int, path: Path, point: Point | None) -> dict[str, str]:
         inputs: dict[str, str] = {}
         for name in recipe.evaluate.compare if recipe.evaluate else ():
-            inputs |= self._other(
-                name, recipe, seed, path, point, field="evaluate.compare", stage="evaluate", prefix="compare:"
-            )
+            run = self._other(name, recipe, seed, path, point, field="evaluate.compare")
+            if run is not None and "evaluate" not in run["stages"]:
+                self._wrong(path, "evaluate.compare", f"names {name}, which has no evaluate block of its own.")
+            elif run is not None:
+                inputs[f"compare:{run['name']}"] = f"{recipe.domain}/{run['name']}/s{seed}/evaluate"
         return inputs
 
     def _other(
-        self,
-        name: str,
-        recipe: Recipe,
-        seed: int,
-        path: Path,
-        point: Point | None = None,
-        *,
-        field: str,
-        stage: str,
-        prefix: str,
-    ) -> dict[str, str]:
-        """A stage of another recipe as an input: {prefix, with the recipe's name behind a colon: folder}."""
+        self, name: str, recipe: Recipe, seed: int, path: Path, point: Point | None, *, field: str
+    ) -> dict[str, Any] | None:
+        """The run of another recipe of the domain; None if there is something wrong with it."""
         found = self.add(name, seed, beside=path, domain=recipe.domain, point=point)
         if found is None:
-            return {}
+            return None
         domain, other = found
         if domain != recipe.domain:
             self._wrong(path, field, f"names {name}, a recipe of {domain}, not of {recipe.domain}.")
-            return {}
-        if stage not in self.runs[domain][other][f"s{seed}"]["stages"]:
-            self._wrong(path, field, f"names {name}, which has no {stage} block of its own.")
-            return {}
-        return {f"{prefix}{other}" if prefix.endswith(":") else prefix: f"{domain}/{other}/s{seed}/{stage}"}
+            return None
+        run: dict[str, Any] = self.runs[domain][other][f"s{seed}"]
+        return run
 
     def refuse_circles(self) -> None:
         """Notes recipes whose evaluation waits for itself, through `evaluate.compare`."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from appssl import bundle, outcome
+from appssl import bundle, outcome, slurm
 from appssl.artifact import write_bytes, write_json
 from appssl.errors import AppsslError, LeftOutError, SettingsError
 from appssl.progress import Progress
@@ -47,12 +47,12 @@ def run(
         write_json(hidden / "plan.json", plan)
         config = {"plan": str(hidden / "plan.json"), "pathvars": {"results": plan["results"]}}
         write_bytes(hidden / "config.yaml", yaml.safe_dump(config).encode())
-        command = snakemake_command(hidden / "config.yaml", folder, cores)
+        command = [*snakemake_command(hidden / "config.yaml", folder, cores), *slurm.options(folder)]
         if dry_run:
             shown = subprocess.run([*command, "--dry-run", "--quiet", "host"], env=environment(), check=False)
             raise_for(shown.returncode, plan)
             return
-        _describe(plan)
+        describe(plan)
         uri = store_uri(Path.cwd())
         log = hidden / "snakemake.log"
         with Uploader(Path(plan["results"]), uri, Path.cwd()), Progress(plan), log.open("wb") as file:
@@ -65,7 +65,7 @@ def run(
         finish(plan, results, code, log, as_json=as_json)
 
 
-def _describe(plan: Mapping[str, Any]) -> None:
+def describe(plan: Mapping[str, Any]) -> None:
     """`about.json` beside the stages of each run, for reports: what is not a setting and re-runs nothing."""
     for domain, recipes in plan["runs"].items():
         for recipe, seeds in recipes.items():

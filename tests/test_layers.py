@@ -14,6 +14,7 @@ LAYERS = [
         "artifact",
         "registry",
         "recipe",
+        "sweep",
         "plan",
         "tracking",
         "upload",
@@ -28,7 +29,7 @@ LAYERS = [
     {"learners", "labelers", "finetuners", "evaluators"},
     {"engine"},
     {"reports"},
-    {"stages", "runner", "serving"},
+    {"stages", "slurm", "runner", "batch_script", "serving"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

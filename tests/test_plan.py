@@ -199,6 +199,18 @@ def test_a_point_may_change_the_data_that_a_recipe_names(plan):
     assert len(keys) == 2
 
 
+def test_an_encoder_of_another_recipe_is_that_of_the_same_data(plan):
+    points = {"short": {"data.source.window_seconds": 2.0}, "long": {"data.source.window_seconds": 8.0}}
+    for names in (("other", "full"), ("other",)):
+        found = plan(*names, points=points, other=OTHER)
+        for point in points:
+            assert (
+                stages(found, f"other@{point}")["finetune"]["inputs"]["encoder"] == f"wearable/full@{point}/s0/pretrain"
+            )
+    found = plan("other", points=SHARES, other=OTHER)
+    assert stages(found, "other@few")["finetune"]["inputs"]["encoder"] == "wearable/full/s0/pretrain"
+
+
 def test_a_point_with_a_setting_that_a_recipe_lacks_is_refused(plan):
     with pytest.raises(SettingsError, match=r"pretrain\.fit is not a setting of pretrain"):
         plan("other", points={"x": {"pretrain.fit.lr": 0.1}}, other=OTHER)

@@ -23,16 +23,27 @@ def command(
     summary: Annotated[
         Path | None, typer.Option("--summary", help="Folder for a Markdown summary of each recipe over its seeds.")
     ] = None,
+    script: Annotated[
+        Path | None, typer.Option("--script", help="Run nothing: write submit.sh, plain SLURM jobs, into this folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run recipes from raw data to report; what is done already is not done again. Example: appssl run wearable/demo"""
+    from appssl.batch_script import write_script
+    from appssl.errors import SettingsError
     from appssl.plan import complete, make_plan
     from appssl.recipe import parse_overrides
-    from appssl.runner import run
+    from appssl.runner import describe, run
     from appssl.sweep import read_sweep
 
     points = read_sweep(sweep) if sweep else None
     overrides = parse_overrides(set_ or [])
     made = make_plan(recipes, seeds=seed or [0], overrides=overrides, results=out, quick=quick, sweep=points)
     plan = complete(made)
+    if script is not None:
+        if profile != "slurm":
+            raise SettingsError("--script writes jobs for SLURM: give --profile slurm with it.")
+        describe(plan)
+        typer.echo(f"{write_script(plan, script)} written; 'bash {script}/submit.sh' submits it")
+        return
     run(plan, results=out, profile=profile, cores=cores, dry_run=dry_run, summary=summary, as_json=as_json)

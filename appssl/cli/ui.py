@@ -44,7 +44,9 @@ def _say(address: str, *, uri: str, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"address": address, "store": uri}))
     else:
-        typer.echo(f"MLflow UI of {uri}: {address}  (Ctrl-C stops one that was started here)")
+        # MLflow 3 opens its pages for language models unless told otherwise.
+        page = f"{address}/#/experiments?workflowType=machine_learning"
+        typer.echo(f"MLflow UI of {uri}: {page}  (Ctrl-C stops one that was started here)")
     sys.stdout.flush()
 
 

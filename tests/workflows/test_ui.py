@@ -27,8 +27,8 @@ def ui(finished):
         text=True,
         start_new_session=True,
     )
-    address = process.stdout.readline().split("http")[1].split()[0]
-    address = f"http{address}"
+    page = process.stdout.readline().split("  (")[0].split()[-1]
+    address = page.partition("/#")[0]
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
@@ -36,7 +36,7 @@ def ui(finished):
             break
         except OSError:
             time.sleep(0.3)
-    yield address
+    yield address, page
     subprocess.run(["pkill", "-TERM", "-s", str(process.pid)], check=False)
     process.wait(timeout=30)
 
@@ -57,10 +57,13 @@ def test_the_mlflow_ui_shows_the_child_runs(ui, finished, browser):
 
     client = MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("appssl/wearable")
-    browser.get(f"{ui}/#/experiments/{experiment.experiment_id}/runs")
+    address, page = ui
+    browser.get(page)
+    assert seen(browser, "appssl/wearable")
+    browser.get(f"{address}/#/experiments/{experiment.experiment_id}/runs")
     assert seen(browser, "chain/s0")
     child = next(r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == "evaluate")
-    browser.get(f"{ui}/#/experiments/{experiment.experiment_id}/runs/{child.info.run_id}")
+    browser.get(f"{address}/#/experiments/{experiment.experiment_id}/runs/{child.info.run_id}")
     assert seen(browser, "evaluate")
     assert seen(browser, "chain/s0")  # the parent
 

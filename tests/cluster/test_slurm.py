@@ -1,0 +1,112 @@
+"""The same recipe on a real SLURM with two nodes: the same bytes, whoever submits, and after a job was put back."""
+
+import subprocess
+import time
+
+import pytest
+
+from tests.commands import appssl, environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]  # every test runs whole commands
+
+CHAIN = """\
+description: a short chain
+domain: wearable
+data:
+  make: {size: tiny}
+  source: {name: wearable, table: recordings.csv, labels: labels.csv, split: {test: 0.4}}
+  shards: 3
+  budget: 1
+pretrain: {backbone: cnn1d, views: signal, fit: {epochs: 1, batch_size: 32, threads: 1}}
+finetune: {finetuner: linear_probe, fit: {epochs: 1, batch_size: 16, threads: 1}}
+evaluate: {evaluators: [classification]}
+"""
+LONG = """\
+description: long enough to be stopped while it is pretrained
+domain: wearable
+data: chain
+pretrain: {backbone: cnn1d, views: signal, fit: {steps: 200, batch_size: 32, checkpoint_steps: 10, threads: 1}}
+"""
+STAGES = ("pretrain", "finetune", "evaluate", "report")
+
+
+def run(folder, *options, recipe="chain"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "chain.yaml").write_text(CHAIN)
+    (folder / "long.yaml").write_text(LONG)
+    done = appssl("run", f"{recipe}.yaml", "--out", "results", *options, cwd=folder)
+    assert done.code in (0, 5), done.err  # 5: done, and the made data has damaged recordings
+    return folder / "results" / "wearable" / recipe / "s0"
+
+
+def manifests(place, stages=STAGES):
+    return {stage: (place / stage / "manifest.json").read_text() for stage in stages}
+
+
+def queue(*options):
+    shown = subprocess.run(["squeue", "--noheader", *options], capture_output=True, text=True, check=True)
+    return shown.stdout.split()
+
+
+def wait(is_done, what, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not is_done():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s; {queue('--format=%j %T %r')}"
+        time.sleep(0.5)
+
+
+def submit(folder):
+    subprocess.run(["bash", folder / "jobs" / "submit.sh"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The short chain, done without a cluster."""
+    return manifests(run(tmp_path_factory.mktemp("local")))
+
+
+def test_the_workflow_over_slurm_gives_the_same_bytes(local, tmp_path):
+    place = run(tmp_path, "--profile", "slurm")
+    assert manifests(place) == local
+    log = (tmp_path / "results" / ".appssl" / "snakemake.log").read_text()
+    assert "Submitted array job" in log  # the shards
+
+
+def test_plain_jobs_do_the_same_without_a_workflow_manager(local, tmp_path):
+    place = run(tmp_path, "--profile", "slurm", "--script", "jobs")
+    assert not (place / "pretrain" / "manifest.json").exists()
+    submit(tmp_path)
+    assert len(set(queue("--array", "--format=%i"))) >= 7  # synthetic data, three shards, their merging, stages
+    wait(lambda: not queue(), "the chain")
+    assert manifests(place) == local
+
+
+def test_a_job_that_is_put_back_in_the_queue_goes_on_and_gives_the_same_bytes(tmp_path):
+    expected = manifests(run(tmp_path / "whole", recipe="long"), ("pretrain",))
+    place = run(tmp_path / "stopped", "--profile", "slurm", "--script", "jobs", recipe="long")
+    submit(tmp_path / "stopped")
+    checkpoints = place / "pretrain" / "state" / "checkpoints"
+    wait(lambda: list(checkpoints.glob("step-*")), "the first checkpoint")
+    (job,) = queue("--name=wearable/long/s0/pretrain", "--format=%i")
+    subprocess.run(["scontrol", "requeue", job], check=True)
+    wait(lambda: queue(f"--jobs={job}", "--states=PENDING", "--format=%T") == ["PENDING"], "putting it back")
+    assert not (place / "pretrain" / "manifest.json").exists()
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)  # not in two minutes
+    wait(lambda: not queue(), "the rest")
+    assert manifests(place, ("pretrain",)) == expected
+    log = (tmp_path / "stopped/results/logs/wearable/long/s0/pretrain.log").read_text()
+    assert "going on after step" in log
+
+
+def test_cancel_ends_the_jobs_of_a_run(tmp_path):
+    run(tmp_path, "--dry-run")
+    process = subprocess.Popen(
+        ["appssl", "run", "long.yaml", "--out", "results", "--profile", "slurm"], cwd=tmp_path, env=environment()
+    )
+    try:
+        wait(lambda: queue("--format=%i"), "the first job")
+        appssl("cancel", "results", cwd=tmp_path)
+        assert process.wait(timeout=120) != 0
+        wait(lambda: not queue(), "the end of its jobs", seconds=60)
+    finally:
+        process.kill()

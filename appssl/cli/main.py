@@ -10,11 +10,13 @@ from appssl.cli import (
     check,
     data,
     doctor,
+    duplicates,
     embed,
     list_,
     new,
     predict,
     reproduce,
+    review,
     run,
     stages,
     status,
@@ -51,6 +53,8 @@ app.command("evaluate", rich_help_panel=_STAGES)(stages.evaluate)
 app.command("report", rich_help_panel=_STAGES)(stages.report)
 app.command("predict", rich_help_panel=_RESULTS)(predict.command)
 app.command("embed", rich_help_panel=_RESULTS)(embed.command)
+app.command("review", rich_help_panel=_RESULTS)(review.command)
+app.command("duplicates", rich_help_panel=_RESULTS)(duplicates.command)
 app.command("verify", rich_help_panel=_RESULTS)(verify.command)
 app.command("trace", rich_help_panel=_RESULTS)(trace.command)
 app.command("reproduce", rich_help_panel=_RESULTS)(reproduce.command)

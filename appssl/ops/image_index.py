@@ -26,7 +26,8 @@ SHOWN = 20  # problems written out in one message
 # file: relative to the root. row: in a table with image bytes, else -1. offset, length: in a tar, else -1.
 SCHEMA: dict[str, Any] = {
     "id": pl.String, "group": pl.String, "split": pl.String, "label": pl.String, "true_label": pl.String,
-    "origin": pl.String, "where": pl.String, "file": pl.String, "row": pl.Int64, "offset": pl.Int64, "length": pl.Int64,
+    "url": pl.String, "origin": pl.String, "where": pl.String, "file": pl.String, "row": pl.Int64, "offset": pl.Int64,
+    "length": pl.Int64,
 }  # fmt: skip
 
 
@@ -37,6 +38,7 @@ _USUAL = {  # names that columns often have, the likeliest first
     "true_label": ("true_label", "clean_label"),
     "split": ("split", "part"),
     "group": ("group", "site", "source"),
+    "url": ("url", "source_url", "image_url"),
 }
 
 
@@ -52,6 +54,7 @@ class Columns(Settings):
     true_label: str | None = Field(None, description=f"true class where known, {OOD} for none of the classes")
     split: str | None = Field(None, description="train, val or test; empty means train")
     group: str | None = Field(None, description="what must not cross the split, such as the site or photographer")
+    url: str | None = Field(None, description="address where the image was found, shown to reviewers; never opened")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def list_table(root: Path, path: str, columns: Columns, origin: str) -> Listing:
             "split": _texts(raw[columns.split]) if columns.split else None,
             "label": _texts(raw[columns.label]) if columns.label else None,
             "true_label": _texts(raw[columns.true_label]) if columns.true_label else None,
+            "url": _texts(raw[columns.url]) if columns.url else None,
             "origin": origin,
             "where": [f"{path} row {row + 1}" for row in rows],
             "file": files,
@@ -125,13 +129,31 @@ def _read(root: Path, path: str, columns: Columns) -> tuple[pl.DataFrame, str | 
     schema = _schema(full, path)
     wanted, path_column = _wanted(path, schema, columns)
     wanted = wanted or [next(iter(schema))]
-    if full.suffix.lower() == ".parquet":
-        raw = _reading(path, lambda: pl.read_parquet(full, columns=wanted))
-    else:
-        raw = _reading(path, lambda: pl.read_csv(full, columns=wanted, infer_schema=False))
+    raw = _columns(full, path, wanted)
     if raw.is_empty():
         raise DataError(f"{path}: the table is empty. Give a table with one row per image.")
     return raw, path_column
+
+
+def text_table(full: Path, path: str, names: Sequence[str]) -> pl.DataFrame:
+    """Columns of a CSV or Parquet table as text, empty as null; it may have no rows. path: as messages name it.
+
+    Raises:
+        DataError: if it is missing or unreadable, or lacks a column.
+    """
+    if not full.is_file():
+        raise DataError(f"{path}: there is no such table. Correct the setting, or data.root.")
+    schema = _schema(full, path)
+    refuse([f"{path}: has no column {name!r}.{nearest(name, schema)}" for name in names if name not in schema])
+    raw = _columns(full, path, list(names))
+    return pl.DataFrame({name: _texts(raw[name]) for name in names}, schema=dict.fromkeys(names, pl.String))
+
+
+def _columns(full: Path, path: str, names: list[str]) -> pl.DataFrame:
+    """Columns of a table; those of a CSV are text."""
+    if full.suffix.lower() == ".parquet":
+        return _reading(path, lambda: pl.read_parquet(full, columns=names))
+    return _reading(path, lambda: pl.read_csv(full, columns=names, infer_schema=False))
 
 
 def _schema(full: Path, path: str) -> dict[str, pl.DataType]:
@@ -156,7 +178,7 @@ def _reading(path: str, read: Callable[[], T]) -> T:
 
 def _wanted(path: str, schema: Mapping[str, Any], columns: Columns) -> tuple[list[str], str | None]:
     """Columns to read, and which of them holds paths (None when there are bytes)."""
-    named = {key: getattr(columns, key) for key in ("id", "label", "true_label", "split", "group")}
+    named = {key: getattr(columns, key) for key in ("id", "label", "true_label", "split", "group", "url")}
     problems = [
         f"{path}: has no column {name!r} (columns.{key}).{nearest(name, schema)}"
         for key, name in named.items()

@@ -7,13 +7,33 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 import polars as pl
+from pydantic import Field, model_validator
 
 from appssl.errors import DataError
-from appssl.ops.image_index import OOD, Listing
+from appssl.ops.decisions import review_rank
+from appssl.ops.image_index import OOD, Columns, Listing
 from appssl.ops.split import GroupSplit, group_split
-from appssl.settings import nearest
+from appssl.settings import Settings, nearest
 
 _PRIORITY = {"test": 0, "val": 1, "train": 2}  # which of two equal images is kept
+
+
+class Mix(Settings):
+    """Images of another table that are mixed into the training part as irrelevant finds, each with a random label."""
+
+    table: str = Field(description="CSV or Parquet table, relative to data.root; its labels are not read")
+    columns: Columns = Field(Columns(id=None, label=None), description="its columns")
+    share: float = Field(ge=0, lt=1, description="mixed-in images / all training images, before any is rejected")
+    shares: dict[str, float] = Field(
+        {}, description="class: mixed-in images / all training images of that label; `share` is then of the others"
+    )
+    seed: int = Field(0, ge=0, description="chooses images and labels; not the seed of the run")
+
+    @model_validator(mode="after")
+    def _some(self) -> "Mix":
+        if any(not 0 <= share < 1 for share in self.shares.values()):
+            raise ValueError("shares lie in 0..1, below 1")
+        return self
 
 
 def hash_order(text: str) -> bytes:
@@ -99,25 +119,37 @@ def divided(frame: pl.DataFrame, config: GroupSplit | None) -> pl.DataFrame:
     return frame.with_columns(split=pl.col("group").replace_strict(parts, return_dtype=pl.String))
 
 
-def mixed_in(frame: pl.DataFrame, share: float, seed: int, num_train: int, classes: Sequence[str]) -> pl.DataFrame:
-    """Rows of `frame` as irrelevant training images, each with a label drawn evenly from the classes.
+def mixed_in(frame: pl.DataFrame, mix: Mix, train: pl.Series, classes: Sequence[str]) -> pl.DataFrame:
+    """Rows of `frame` as irrelevant training images, with labels drawn evenly from the classes or by `mix.shares`.
 
     Args:
-        share: of these among all training images, `num_train` being the others. seed: of choice and labels.
+        train: labels of the other training images.
     Raises:
-        DataError: if there are too few, or no classes.
+        DataError: if there are too few, no classes, or one that is named is none of them.
     """
-    wanted = round(share / (1 - share) * num_train)
+    if unknown := sorted(set(mix.shares) - set(classes)):
+        raise DataError(f"mix.shares names {unknown[0]!r}, which is no class.{nearest(unknown[0], classes)}")
+    counts = {
+        name: _beside(int((train == name).sum()), mix.shares.get(name, mix.share)) for name in classes if mix.shares
+    }
+    wanted = sum(counts.values()) if mix.shares else _beside(len(train), mix.share)
     if wanted > len(frame) or not classes:
         raise DataError(
-            f"mix.share {share:g} beside {num_train} training images of {len(classes)} classes needs {wanted} images "
-            f"with labels; mix.table has {len(frame)}. Lower mix.share or limit."
+            f"mix.share {mix.share:g} beside {len(train)} training images of {len(classes)} classes needs {wanted} "
+            f"images with labels; mix.table has {len(frame)}. Lower mix.share or limit."
         )
-    names = sorted(frame["id"].to_list(), key=lambda name: hash_order(f"{seed}/{name}"))[:wanted]
+    names = sorted(frame["id"].to_list(), key=lambda name: hash_order(f"{mix.seed}/{name}"))[:wanted]
+    counted = [name for name, count in counts.items() for _ in range(count)]
+    draws = [int.from_bytes(hash_order(f"{mix.seed}/label/{name}")[:8]) for name in names]
+    labels = counted or [classes[draw % len(classes)] for draw in draws]
     chosen = frame.filter(pl.col("id").is_in(names))
-    draws = (int.from_bytes(hash_order(f"{seed}/label/{name}")[:8]) for name in chosen["id"])
-    labels = pl.Series("label", [classes[draw % len(classes)] for draw in draws], dtype=pl.String)
-    return chosen.with_columns(labels, split=pl.lit("train"), true_label=pl.lit(OOD), group=pl.col("id"))
+    label = pl.col("id").replace_strict(dict(zip(names, labels, strict=True)), default=None, return_dtype=pl.String)
+    return chosen.with_columns(label=label, split=pl.lit("train"), true_label=pl.lit(OOD), group=pl.col("id"))
+
+
+def _beside(count: int, share: float) -> int:
+    """How many make up `share` of all beside `count` others."""
+    return round(share / (1 - share) * count)
 
 
 def true_kind() -> pl.Expr:
@@ -128,9 +160,13 @@ def true_kind() -> pl.Expr:
 
 
 def leave_out_duplicates(units: pl.DataFrame) -> pl.DataFrame:
-    """Marks all but one of the kept images with equal pixels; `copy_of` is then the id of the one that stays."""
-    order = units.with_columns(priority=pl.col("split").replace_strict(_PRIORITY)).filter(pl.col("outcome") == "kept")
-    first = order.sort("priority", "id").unique("pixels", keep="first", maintain_order=True)
+    """Marks all but one of the kept images with equal pixels; `copy_of` is then the id of the one that stays.
+
+    Of one part it is one that was reviewed, so that a decision is not lost when an equal image is found.
+    """
+    ranked = units.with_columns(priority=pl.col("split").replace_strict(_PRIORITY), rank=review_rank())
+    order = ranked.filter(pl.col("outcome") == "kept").sort("priority", "rank", "id")
+    first = order.unique("pixels", keep="first", maintain_order=True)
     keepers = first.select("pixels", keeper="id", keeper_split="split", keeper_label="label", keeper_bytes="sha256")
     joined = units.join(keepers, on="pixels", how="left", maintain_order="left")
     copy = (pl.col("outcome") == "kept") & (pl.col("id") != pl.col("keeper"))

@@ -127,7 +127,7 @@ class _Tar:
 
 
 def _values(values: dict[str, Any], columns: Columns) -> dict[str, str]:
-    named = {key: getattr(columns, key) for key in ("label", "true_label", "split", "group")}
+    named = {key: getattr(columns, key) for key in ("label", "true_label", "split", "group", "url")}
     return {key: str(values[name]) for key, name in named.items() if name and values.get(name) is not None}
 
 

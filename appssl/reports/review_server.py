@@ -10,7 +10,6 @@ import secrets
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
 
 from appssl.errors import AppsslError, DataError
 from appssl.reports.review_decisions import Decisions
@@ -23,7 +22,7 @@ _HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'none'",  # the rest is in the page, a header only has this
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -92,14 +91,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _place(self) -> str:
         """What is asked for behind the token: "" or "decisions"."""
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        if host not in _OWN_NAMES:  # a name elsewhere that was made to point here
+        if (
+            self.headers.get("Host", "").partition(":")[0] not in _OWN_NAMES
+        ):  # a name elsewhere that was made to point here
             raise _Refused(HTTPStatus.FORBIDDEN, "this page is for its own machine")
-        _, token, *rest = [*urlsplit(self.path).path.split("/"), "", ""][:4]
+        token, slash, place = self.path.removeprefix("/").partition("/")
         if not secrets.compare_digest(token.encode(), self.server.token.encode()):
             raise _Refused(HTTPStatus.FORBIDDEN, "the address is not the one that was printed")
-        place = "/".join(rest).strip("/")
-        if place not in ("", "decisions"):
+        if not slash or place not in ("", "decisions"):
             raise _Refused(HTTPStatus.NOT_FOUND, "there is nothing here")
         return place
 

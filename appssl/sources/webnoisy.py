@@ -4,8 +4,9 @@ Every image is checked before it is used: limits from its header, a full decode,
 and whether it is there twice. What is not kept lies in the quarantine with its reason. Conversions to RGB are stated in
 `ops/images.py`; images are resized so that the shorter side fits (Lanczos) and cropped to the central square.
 
-Images with equal pixels are kept once: the copy in test before val before train, then the smallest id. A copy within
-one part is left out as `duplicate`, one in another part, which would be a leak, as `duplicate_across_splits`.
+Images with equal pixels are kept once: the copy in test before val before train, then one that was reviewed, then the
+smallest id. A copy within one part is left out as `duplicate`, one in another part, which would be a leak, as
+`duplicate_across_splits`. Decisions of reviewers (`ops/decisions.py`) are taken as truth.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from pydantic import Field, model_validator
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
+from appssl.ops.decisions import decided, leave_out_decided, read_decisions
 from appssl.ops.image_bytes import contents
 from appssl.ops.image_index import (
     Columns,
@@ -32,6 +34,7 @@ from appssl.ops.image_index import (
     refuse,
 )
 from appssl.ops.image_selection import (
+    Mix,
     divided,
     duplicate_ids,
     leave_out_duplicates,
@@ -43,6 +46,7 @@ from appssl.ops.image_selection import (
 from appssl.ops.image_shards import list_shards
 from appssl.ops.image_sheets import figures
 from appssl.ops.images import LARGEST_LIMIT, VERSION, BadImage, central_square, decode, largest_std, pixel_digest
+from appssl.ops.label_noise import LabelNoise, with_wrong_labels
 from appssl.ops.paths import inside
 from appssl.ops.split import GroupSplit, refuse_leak
 from appssl.settings import Settings
@@ -53,15 +57,6 @@ _CHECKED: dict[str, Any] = {
     "row_of_shard": pl.Int64, "position": pl.Int64, "width": pl.Int64, "height": pl.Int64, "mode": pl.String,
     "sha256": pl.String, "pixels": pl.String, "outcome": pl.String, "reason": pl.String, "detail": pl.String,
 }  # fmt: skip
-
-
-class Mix(Settings):
-    """Images of another table that are mixed into the training part as irrelevant finds, each with a random label."""
-
-    table: str = Field(description="CSV or Parquet table, relative to data.root; its labels are not read")
-    columns: Columns = Field(Columns(id=None, label=None), description="its columns")
-    share: float = Field(gt=0, lt=1, description="mixed-in images / all training images, before any is rejected")
-    seed: int = Field(0, ge=0, description="chooses images and labels; not the seed of the run")
 
 
 class Config(Settings):
@@ -76,6 +71,10 @@ class Config(Settings):
     test_table: str | None = Field(None, description="separate table of the test part; `table` is then for training")
     test_columns: Columns | None = Field(None, description="columns of `test_table`; null: as `columns`")
     mix: Mix | None = Field(None, description="irrelevant images of another table, for experiments")
+    noise: LabelNoise | None = Field(None, description="wrong labels that are planted, for experiments")
+    decisions: str | None = Field(
+        None, description="table (id, decision, label) of a review, relative to data.root; taken as truth"
+    )
     split: GroupSplit = Field(GroupSplit(test=0.2), description="division when there is neither column nor test_table")
     size: int = Field(32, ge=8, le=1024, description="side of the prepared images, pixels")
     min_side: int = Field(16, ge=1, description="images with a shorter side below this are left out, pixels")
@@ -137,6 +136,7 @@ class WebNoisy:
     def _tables(self) -> dict[str, str]:
         mix = self.config.mix.table if self.config.mix else None
         named = {"table": self.config.table, "test_table": self.config.test_table, "mix": mix}
+        named["decisions"] = self.config.decisions
         return {name: path for name, path in named.items() if path}
 
     def prepare(self, root: Path, shard: int, num_shards: int, out: ArtifactWriter) -> None:
@@ -178,6 +178,7 @@ class WebNoisy:
         problems = [problem for listing in listings for problem in listing.problems]
         refuse(problems + duplicate_ids(pl.concat(frames)))
         units, not_chosen = self._chosen(frames, classes)
+        units = self._decided(root, units, pl.concat([frame["id"] for frame in frames]), classes)
         skipped = [skip for listing in listings for skip in listing.skipped]
         return Index(
             units.with_columns(true_kind=true_kind()).with_row_index("unit").cast({"unit": pl.Int64}),
@@ -190,18 +191,29 @@ class WebNoisy:
         """The rows that are used, with their parts, sorted by id; and how many `limit` and `mix` did not take."""
         c = self.config
         parts = [divided(select(frames[0], c.limit), None if c.test_table else c.split)]
+        if c.noise is not None:
+            parts[0] = with_wrong_labels(parts[0], c.noise, classes)
         counts = {"limit": len(frames[0]) - len(parts[0]), "mix": 0}
-        num_train = int((parts[0]["split"] == "train").sum())
+        train = parts[0].filter(split="train")["label"]
         for frame in frames[1:]:
             if frame["origin"][0] == "test":
                 parts.append(select(frame, c.test_limit).with_columns(split=pl.lit("test")))
                 counts["limit"] += len(frame) - len(parts[-1])
             elif c.mix is not None:
-                parts.append(mixed_in(frame, c.mix.share, c.mix.seed, num_train, classes))
+                parts.append(mixed_in(frame, c.mix, train, classes))
                 counts["mix"] += len(frame) - len(parts[-1])
         units = pl.concat(parts).sort("id")
         _refuse_leaks(units)
         return units, {name: count for name, count in counts.items() if count}
+
+    def _decided(self, root: Path, units: pl.DataFrame, known: pl.Series, classes: tuple[str, ...]) -> pl.DataFrame:
+        """Units with `decision`, null where nobody decided, and reviewed labels. known: ids of all that is listed."""
+        path = self.config.decisions
+        if path is None:
+            return units.with_columns(decision=pl.lit(None, pl.String))
+        given = dict(units.select("id", "label").iter_rows())
+        found = read_decisions(inside(root, path), path, classes=classes, given=given, known=set(known))
+        return decided(units, found)
 
     def _listings(self, root: Path) -> list[Listing]:
         """The input, then the test table and the one to mix in. Problems of all of them are reported together."""
@@ -274,7 +286,8 @@ class WebNoisy:
         """
         opened, about = _checked_shards(shards)
         units = pl.concat(opened).sort("unit").with_columns(copy_of=pl.lit(None, pl.String))
-        units = self.used(units if self.config.keep_duplicates else leave_out_duplicates(units))
+        units = units if self.config.keep_duplicates else leave_out_duplicates(units)
+        units = self.used(leave_out_decided(units, str(self.config.decisions)))
         kept = units.filter(pl.col("outcome") == "kept")
         if not (kept["split"] == "train").any():
             reasons = units.filter(pl.col("outcome") != "kept").group_by("reason").len().sort("reason").rows()
@@ -282,9 +295,10 @@ class WebNoisy:
         _account(units, about, out)
         pool = [np.load(shard.path("images.npy"), mmap_mode="r") for shard in shards]
         mean, std = self._write_images(kept, pool, out)
-        samples = kept.with_row_index("index").cast({"index": pl.Int64}).select(
+        reviewed = kept.with_columns(reviewed=pl.col("decision").is_not_null())
+        samples = reviewed.with_row_index("index").cast({"index": pl.Int64}).select(
             "index", "id", "group", "split", "label", "true_label", "true_kind", "origin", "where",
-            "width", "height", "mode", "sha256", *self.extra_columns,
+            "width", "height", "mode", "sha256", *self.extra_columns, *self._columns_of_review(),
         )  # fmt: skip
         out.table("samples.parquet", samples)
         facts = {
@@ -303,6 +317,12 @@ class WebNoisy:
         for item in sheets:
             out.bytes(item.file, item.content)
         out.json("figures.json", [{"file": s.file, "title": s.title, "caption": s.caption} for s in sheets])
+
+    def _columns_of_review(self) -> list[str]:
+        """`reviewed` (bool) where decisions were taken in, `url` where it is known."""
+        columns = (self.config.columns, self.config.test_columns)
+        has_url = any(c is not None and c.url is not None for c in columns)
+        return [*(["reviewed"] if self.config.decisions else []), *(["url"] if has_url else [])]
 
     def _write_images(
         self, kept: pl.DataFrame, pool: list[np.ndarray], out: ArtifactWriter
@@ -356,7 +376,7 @@ def for_new_data(config: Config, table: str) -> Config:
         ".tar": {"shards": (table,)},
     }
     place = places.get(suffix, {"folder": table})
-    columns = config.columns.model_copy(update=dict.fromkeys(("label", "true_label", "split", "group")))
+    columns = config.columns.model_copy(update=dict.fromkeys(("label", "true_label", "split", "group", "url")))
     kept = config.model_dump(include={"size", "max_pixels", "max_bytes"})
     everything = {"min_side": 1, "min_std": 0.0, "keep_duplicates": True, "split": GroupSplit(test=0)}
     return Config(**kept, **place, **everything, columns=columns)

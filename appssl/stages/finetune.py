@@ -106,7 +106,8 @@ def _joined(
     named = findings.with_columns(
         label=pl.col("label").replace_strict(classes, default=None, return_dtype=pl.String)
     ).sort("index")
-    known = data.samples[named["index"]].select("index", "id", "label", "true_label")
+    reviewed = [name for name in ("reviewed",) if name in data.samples.columns]
+    known = data.samples[named["index"]].select("index", "id", "label", "true_label", *reviewed)
     if labelled is not None:
         trained_on = pl.DataFrame({"index": labelled.rows, "label": [classes[t] for t in labelled.targets.tolist()]})
         known = known.drop("label").join(trained_on, on="index", how="left", maintain_order="left")

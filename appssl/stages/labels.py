@@ -10,6 +10,7 @@ from appssl.artifact import ArtifactWriter
 from appssl.contracts import LABEL_COLUMNS, LABEL_KINDS
 from appssl.errors import AppsslError
 from appssl.evaluators.classification import binary_auroc
+from appssl.ops.decisions import settled
 from appssl.ops.journal import Journal
 
 
@@ -26,11 +27,13 @@ def write_labels(
 
     Args:
         labels: LABEL_COLUMNS, and p_clean and p_ood if there are any. known: the same samples in the same order with
-            columns id, label (the one that was judged) and true_label.
+            columns id, label (the one that was judged) and true_label, and `reviewed` where people decided: those
+            labels are written as certain, whatever the method made of them, and not counted as its merit.
     Raises:
         AppsslError: if the labels are not what `contracts.py` says.
     """
     check_labels(labels, known)
+    labels = settled(labels, known)
     writer.table("labels.parquet", labels)
     metrics = label_metrics(labels, known, classes)
     writer.json("metrics.json", {name: {"value": value} for name, value in metrics.items()})
@@ -60,7 +63,9 @@ def label_metrics(labels: pl.DataFrame, known: pl.DataFrame, classes: tuple[str,
 
 
 def _against_truth(labels: pl.DataFrame, known: pl.DataFrame, classes: tuple[str, ...]) -> dict[str, float]:
-    joined = labels.with_columns(given=known["label"], truth=known["true_label"]).filter(pl.col("truth").is_not_null())
+    reviewed = known["reviewed"] if "reviewed" in known.columns else pl.lit(False)
+    joined = labels.with_columns(given=known["label"], truth=known["true_label"], reviewed=reviewed)
+    joined = joined.filter(pl.col("truth").is_not_null() & ~pl.col("reviewed"))
     if joined.is_empty():
         return {}
     metrics = {}

@@ -373,6 +373,181 @@ def test_shards_of_different_inputs_are_not_joined(tmp_path):
         source.merge(tmp_path, shards, writer)
 
 
+REVIEWED = [
+    ("a", "cat", "train"), ("b", "cat", "train"), ("c", "dog", "train"), ("d", "dog", "train"), ("e", "", "train"),
+    ("t", "dog", "test"),
+]  # fmt: skip
+
+
+def decide(root, *rows):
+    """`review/decisions.csv` with rows (id, decision, label)."""
+    (root / "review").mkdir(exist_ok=True)
+    frame = pl.DataFrame(list(rows), schema=dict.fromkeys(("id", "decision", "label"), pl.String), orient="row")
+    frame.write_csv(root / "review/decisions.csv")
+
+
+def reviewed(root, out, num_shards=1, **values):
+    stated = {"table": "table.csv", "columns": {"split": "split"}, "decisions": "review/decisions.csv", **values}
+    return prepared(config(**stated), root, out, num_shards)
+
+
+def test_decisions_of_reviewers_are_truth_and_the_account_sums(tmp_path):
+    write_table(tmp_path, REVIEWED)
+    rows = [("a", "keep", ""), ("b", "relabel", "dog"), ("c", "irrelevant", ""), ("d", "duplicate", ""),
+            ("e", "relabel", "cat"), ("t", "relabel", "cat")]  # fmt: skip
+    decide(tmp_path, *rows)
+    artifact, data = reviewed(tmp_path, tmp_path / "out")
+    assert data.samples.select("id", "label", "true_label", "true_kind", "reviewed").rows() == [
+        (name, label, label, "clean", True) for name, label in (("a", "cat"), ("b", "dog"), ("e", "cat"), ("t", "cat"))
+    ]
+    account = artifact.accounts()["images"]
+    account.check("images")
+    assert account.left_out == {"reviewed_irrelevant": 1, "reviewed_duplicate": 1}
+    assert rejected(artifact)["c"] == ["left_out", "reviewed_irrelevant", "decided in review/decisions.csv"]
+    assert "table:decisions" in artifact_inputs(tmp_path)
+
+
+def artifact_inputs(folder):
+    return json.loads((folder / "out/shard0/manifest.json").read_text())["inputs"]
+
+
+def test_what_nobody_decided_stays_as_it_was(tmp_path):
+    write_table(tmp_path, REVIEWED)
+    decide(tmp_path, ("a", "relabel", "dog"))
+    _, data = reviewed(tmp_path, tmp_path / "out")
+    _, plain = prepared(config(table="table.csv", columns={"split": "split"}), tmp_path, tmp_path / "plain")
+    assert data.samples["reviewed"].to_list() == [True] + [False] * 5
+    others = data.samples.filter(pl.col("id") != "a").drop("reviewed")
+    assert others.equals(plain.samples.filter(pl.col("id") != "a"))
+    assert "reviewed" not in plain.samples.columns
+
+
+def test_decisions_do_not_change_which_images_a_limit_takes(tmp_path):
+    write_table(tmp_path, [(f"i{n:02}", "cat" if n % 3 else "dog", "train") for n in range(30)])
+    taken = {}
+    for name, rows in (("before", []), ("after", [(f"i{n:02}", "relabel", "dog") for n in range(30)])):
+        decide(tmp_path, *rows)
+        _, data = reviewed(tmp_path, tmp_path / name, limit=12)
+        taken[name] = data.samples["id"].to_list()
+        assert name == "before" or set(data.samples["label"]) == {"dog"}
+    assert taken["before"] == taken["after"]
+
+
+def test_any_number_of_shards_takes_the_same_decisions(tmp_path):
+    write_table(tmp_path, REVIEWED)
+    decide(tmp_path, ("a", "irrelevant", ""), ("b", "relabel", "dog"))
+    assert len({reviewed(tmp_path, tmp_path / str(n), n)[0].digest for n in (1, 4)}) == 1
+
+
+def test_an_irrelevant_image_does_not_come_back_by_its_copy(tmp_path):
+    write_table(tmp_path, [("b", "cat", "train"), ("c", "dog", "train")])
+    decide(tmp_path, ("b", "irrelevant", ""))
+    (tmp_path / "images/2.png").write_bytes(content(0))  # found again later, under a smaller id
+    with (tmp_path / "table.csv").open("a") as table:
+        table.write("a,images/2.png,cat,train\n")
+    artifact, data = reviewed(tmp_path, tmp_path / "out")
+    assert data.samples["id"].to_list() == ["c"]
+    assert {item: reason for item, (_, reason, _) in rejected(artifact).items()} == {
+        "a": "duplicate", "b": "reviewed_irrelevant",
+    }  # fmt: skip
+
+
+def test_of_equal_images_the_reviewed_one_stays_but_not_one_that_is_a_duplicate(tmp_path):
+    write_table(tmp_path, [("a", "cat", "train"), ("b", "cat", "train"), ("c", "cat", "train")])
+    for number in (1, 2):
+        (tmp_path / f"images/{number}.png").write_bytes(content(0))
+    for rows, stays in (
+        ([("b", "relabel", "cat")], ["b"]), ([("a", "duplicate", "")], ["b"]), ([("c", "duplicate", "")], ["a"]),
+    ):  # fmt: skip
+        decide(tmp_path, *rows)
+        _, data = reviewed(tmp_path, tmp_path / "-".join(rows[0]))
+        assert data.samples["id"].to_list() == stays
+
+
+def test_wrong_decisions_are_refused_with_file_and_row(tmp_path):
+    write_table(tmp_path, REVIEWED)
+    decide(tmp_path, ("a", "keep", ""), ("zz", "irrelevant", ""), ("b", "relabel", "cow"), ("a", "duplicate", ""))
+    with pytest.raises(DataError) as caught:
+        reviewed(tmp_path, tmp_path / "out")
+    for message in (
+        "3 problem(s)",
+        "review/decisions.csv row 2: id 'zz' is none of the images",
+        "review/decisions.csv row 3: label 'cow' is in no class list",
+        "review/decisions.csv row 4: id 'a' is decided in row 1 already",
+    ):
+        assert message in str(caught.value)
+    with pytest.raises(DataError, match="leaves the data root"):
+        reviewed(tmp_path, tmp_path / "out", decisions="../decisions.csv")
+
+
+def test_decisions_are_an_input_that_the_workflow_watches(tmp_path):
+    source = build(config(table="table.csv", decisions="review/decisions.csv"))
+    assert source.inputs(tmp_path) == [tmp_path / "table.csv", tmp_path / "review/decisions.csv"]
+
+
+def test_the_address_of_an_image_is_kept_where_it_is_known(tmp_path):
+    write_table(tmp_path, ROWS)
+    table = pl.read_csv(tmp_path / "table.csv").with_columns(
+        page=pl.Series(["https://e.org/1", None, "https://e.org/3"])
+    )
+    table.write_csv(tmp_path / "table.csv")
+    _, data = prepared(config(table="table.csv", columns={"split": "split", "url": "page"}), tmp_path, tmp_path / "out")
+    assert dict(data.samples.select("id", "url").iter_rows()) == {
+        "a": "https://e.org/1",
+        "b": None,
+        "c": "https://e.org/3",
+    }
+
+
+def test_the_address_comes_from_the_json_of_a_tar_too(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        add(tar, "a.png", content(0))
+        add(tar, "a.json", json.dumps({"label": "cat", "url": "https://e.org/a"}).encode())
+    settings = config(shards=["s.tar"], columns={"url": "url"}, split={"test": 0})
+    _, data = prepared(settings, tmp_path, tmp_path / "out")
+    assert data.samples.select("id", "url").rows() == [("s/a", "https://e.org/a")]
+
+
+def test_planted_wrong_labels_keep_the_truth_apart_and_reviewed_labels_are_right(tmp_path):
+    write_table(
+        tmp_path, [(f"i{n:03}", ("cat", "dog", "owl")[n % 3], "test" if n % 5 == 0 else "train") for n in range(60)]
+    )
+    decide(tmp_path, ("i001", "relabel", "dog"))
+    noise = {"kind": "symmetric", "rate": 1.0}
+    _, data = reviewed(tmp_path, tmp_path / "out", noise=noise)
+    given = {f"i{n:03}": ("cat", "dog", "owl")[n % 3] for n in range(60)}
+    for row in data.samples.to_dicts():
+        if row["split"] == "test":
+            assert (row["label"], row["true_label"]) == (given[row["id"]], None)
+        elif row["id"] == "i001":
+            assert (row["label"], row["true_kind"]) == ("dog", "clean")
+        else:
+            assert row["true_label"] == given[row["id"]] != row["label"]
+            assert row["true_kind"] == "id_noise"
+
+
+def test_irrelevant_images_are_mixed_in_at_a_share_of_every_class(tmp_path):
+    def table(name, numbers, **columns):
+        images = [content(n) for n in numbers]
+        pl.DataFrame({"id": list(range(len(images))), "image": images, **columns}).write_parquet(tmp_path / name)
+
+    table("train.parquet", range(30), label=["cat"] * 12 + ["dog"] * 18)
+    table("other.parquet", range(100, 140))
+    mix = {"table": "other.parquet", "share": 0.1, "shares": {"cat": 0.5}}
+    settings = {"table": "train.parquet", "split": {"test": 0}}
+    _, data = prepared(config(**settings, mix=mix), tmp_path, tmp_path / "out")
+    mixed = data.samples.filter(origin="mix")
+    assert dict(mixed.group_by("label").len().iter_rows()) == {"cat": 12, "dog": 2}  # 12 / 24 and 2 / 20
+    assert set(mixed["true_label"]) == {OOD}
+    with pytest.raises(DataError, match=r"mix.shares names 'cow', which is no class"):
+        build(config(**settings, mix={**mix, "shares": {"cow": 0.5}})).index(tmp_path)
+    _, none = prepared(config(**settings, mix={"table": "other.parquet", "share": 0.0}), tmp_path, tmp_path / "none")
+    assert len(none.samples) == 30  # the lower end of a sweep
+    for wrong in ({"share": -0.1}, {"share": 0.1, "shares": {"cat": 1.0}}):
+        with pytest.raises(SettingsError, match="share"):
+            config(**settings, mix={"table": "other.parquet", **wrong})
+
+
 @pytest.mark.parametrize("values", [{}, {"table": "a.csv", "folder": "b"}, {"table": "a.csv", "shards": ["c.tar"]}])
 def test_exactly_one_input(values):
     with pytest.raises(SettingsError, match="exactly one of folder, table and shards"):

@@ -103,7 +103,7 @@ class Signal:
         """The devices of the plain view, (devices, channels, T) float32."""
         self._check(sample)
         part = self._part()
-        return _zeroed(self._normalized(sample[part], part), present(sample[part]))
+        return zeroed(self._normalized(sample[part], part), present(sample[part]))
 
     def mask(self, sample: np.ndarray) -> Tensor:
         """(devices,) bool of those in the plain view: True where the window has the device."""
@@ -148,7 +148,7 @@ class Signal:
         """The signal (devices, channels, T) with zeros for devices that are missing, and for those lost at random."""
         if self.config.device_dropout:
             there = remaining(there, self.config.device_dropout, rng)
-        return _zeroed(signal, there)
+        return zeroed(signal, there)
 
 
 def build(config: Config, meta: Meta) -> Signal:
@@ -275,7 +275,8 @@ def remaining(there: np.ndarray, probability: float, rng: np.random.Generator) -
     return kept
 
 
-def _zeroed(signal: np.ndarray, there: np.ndarray) -> np.ndarray:
+def zeroed(signal: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """The signal with zeros for the devices (devices,) bool that are not there."""
     return signal if there.all() else np.where(there[:, None, None], signal, np.float32(0))
 
 

@@ -20,7 +20,7 @@ from appssl.errors import DataError
 from appssl.settings import Settings, nearest
 from appssl.views.signal import Config as SignalConfig
 from appssl.views.signal import build as build_signal
-from appssl.views.signal import jitter, permuted, rotated, scaling, time_warped
+from appssl.views.signal import jitter, permuted, rotated, scaling, time_warped, zeroed
 
 CHANGES = (
     "noise", "scaled", "rotated", "negated", "time_flipped", "permuted", "time_warped", "channel_shuffled",
@@ -70,7 +70,8 @@ class Transformations:
             time_warped(plain, c.warp, rng),
             shuffled(plain, rng),
         ]
-        return [_tensor(signal) for signal in (plain, *changed)]
+        there = self._signal.mask(sample).numpy()  # a device that is missing is zero, and gets no noise
+        return [_tensor(zeroed(signal, there)) for signal in (plain, *changed)]
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
         return self._signal.augment(sample, rng)

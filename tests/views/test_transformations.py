@@ -50,6 +50,15 @@ def test_one_device_or_all():
         build(Config(device="d9"), meta())
 
 
+def test_a_missing_device_is_zero_in_every_view():
+    lacking = window().copy()
+    lacking[2] = np.nan
+    for view in build(Config(divisor=30.0), meta()).views(lacking, rng_for(0, 0, 0)):
+        parts = view.reshape(5, 9, 125)
+        assert not parts[2].any()
+        assert all(parts[device].any() for device in (0, 1, 3, 4))
+
+
 def test_views_are_a_function_of_their_numbers_and_random_changes_differ():
     one, same, other = views(seed=1), views(seed=1), views(seed=2)
     assert all(torch.equal(one[name], same[name]) for name in one)

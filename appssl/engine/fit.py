@@ -35,6 +35,7 @@ from appssl.engine.checkpoint import (
 from appssl.engine.loading import Order, batches, make_batch, plain_batches
 from appssl.engine.meter import Clock, Meter
 from appssl.errors import AppsslError, DivergedError, SettingsError
+from appssl.ops.batch_norm import make_global
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -150,6 +151,8 @@ def fit(
     order = Order(len(examples), config.batch_size, seed, config.accumulate, fabric.global_rank, fabric.world_size)
     num_steps = config.steps or max(1, round((config.epochs or 1) * order.steps_per_epoch))
     schedule = registry.build("schedules", config.schedule)
+    if fabric.world_size > 1:
+        make_global(learner)
     trained, optimizer = _set_up(fabric, learner, config)
     torch.manual_seed(seed + 1000 * fabric.global_rank)
     start = _resume(learner, optimizer, state_dir, num_steps)

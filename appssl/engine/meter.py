@@ -6,6 +6,8 @@ import time
 import torch
 from torch import Tensor
 
+from appssl.ops.distributed import mean_of_processes
+
 _SECONDS_BETWEEN_LINES = 5.0
 _BAR = 24
 
@@ -28,12 +30,14 @@ class Meter:
         self._bad_step = torch.where(first, step, self._bad_step)
 
     def read(self) -> tuple[dict[str, float], int | None]:
-        """Means since the last call, over the steps that had the metric, and the first step with a non-finite loss."""
+        """Means since the last call, over the steps that had the metric and over all processes, which must call this
+        together; and this process's first step with a non-finite loss.
+        """
         names = list(self._sums)
         if not names:
             return {}, None
-        means = [self._sums[name] / self._counts[name] for name in names]
-        values = torch.stack([*(mean.double() for mean in means), self._bad_step.double()]).tolist()
+        means = mean_of_processes(torch.stack([self._sums[name] / self._counts[name] for name in names]).double())
+        values = torch.cat([means, self._bad_step.double()[None]]).tolist()
         self._sums, self._counts = {}, {}
         bad = int(values[-1])
         return dict(zip(names, values, strict=False)), bad if bad >= 0 else None

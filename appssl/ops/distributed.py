@@ -15,6 +15,15 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def mean_of_processes(local: Tensor) -> Tensor:
+    """Mean over all processes, without gradient; `local` itself with one. All processes must call this together."""
+    if world_size() == 1:
+        return local
+    total = local.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
 def gather(local: Tensor) -> Tensor:
     """Rows of all processes, (W * B, ...) in order of rank; with one process, `local` itself.
 

@@ -22,8 +22,8 @@ start() {
     done
     if [ -e "$conf" ] && ! grep -qF "$mark" "$conf"; then refuse "$conf is there and is not ours; this host has a SLURM."; fi
     stop
-    local host cpus memory
-    host=$(hostname -s) cpus=$(nproc) memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
+    local host memory
+    host=$(hostname -s) memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
     mkdir -p /etc/slurm /var/log/slurm /var/spool/slurmctld /run/munge /var/log/munge /var/lib/munge
     rm -rf /var/spool/slurmctld/* /var/spool/slurmd-n*
     cat >"$conf" <<EOF
@@ -40,6 +40,7 @@ SlurmctldLogFile=/var/log/slurm/slurmctld.log
 SlurmdLogFile=/var/log/slurm/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=2
 SelectType=select/cons_tres
@@ -49,7 +50,7 @@ MpiDefault=none
 JobRequeue=1
 KillWait=10
 MinJobAge=600
-NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=$cpus RealMemory=$memory State=UNKNOWN
+NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=2 RealMemory=$memory State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 EOF
     chown -R munge: /run/munge /var/log/munge /var/lib/munge /etc/munge

@@ -1,0 +1,120 @@
+"""Statistics of all processes: with two that hold halves of a batch everything is as with one that holds all of it."""
+
+import copy
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from appssl.ops.batch_norm import GlobalBatchNorm, make_global
+from tests.commands import REPOSITORY, environment
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+        nn.BatchNorm1d(5, momentum=None),
+    )
+
+
+def batch():
+    return 3 + 2 * torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+
+
+def passed(net, images, weights):
+    """Output, and the gradients of a loss that weighs every output differently."""
+    output = net(images)
+    (output * weights).sum().div(len(images)).backward()
+    gradients = {f"grad.{name}": p.grad for name, p in net.named_parameters()}
+    return {"output": output.detach(), **gradients, **{f"state.{k}": v.float() for k, v in net.state_dict().items()}}
+
+
+WEIGHTS = torch.linspace(-1, 2, 40).reshape(8, 5)
+
+TWO = """
+    import sys
+    import torch
+    import torch.distributed as dist
+    from safetensors.torch import save_file
+    from appssl.ops.batch_norm import make_global
+    from tests.ops.test_batch_norm import WEIGHTS, batch, network, passed
+    dist.init_process_group("gloo")
+    half = slice(4 * dist.get_rank(), 4 * dist.get_rank() + 4)
+    net = network()
+    make_global(net)
+    found = passed(net, batch()[half], WEIGHTS[half])
+    for name in found:
+        if name.startswith("grad."):
+            dist.all_reduce(found[name])
+            found[name] /= 2
+    net.eval()
+    found["evaluated"] = net(batch()[half]).detach()
+    save_file(found, f"{sys.argv[1]}/{dist.get_rank()}.safetensors")
+"""
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "two.py").write_text(textwrap.dedent(TWO))
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29541"]
+    command = [*run, str(folder / "two.py"), str(folder)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [load_file(folder / f"{n}.safetensors") for n in range(2)]
+
+
+@pytest.mark.slow
+def test_two_processes_normalize_as_one(halves):
+    net = network()
+    alone = passed(net, batch(), WEIGHTS)
+    net.eval()
+    with torch.no_grad():
+        alone["evaluated"] = net(batch())
+    for name in ("output", "evaluated"):
+        together = torch.cat([found[name] for found in halves])
+        torch.testing.assert_close(together, alone[name], atol=1e-5, rtol=1e-5)
+    for name in alone.keys() - {"output", "evaluated"}:
+        for found in halves:
+            torch.testing.assert_close(found[name], alone[name], atol=1e-5, rtol=1e-4)
+
+
+def test_with_one_process_it_is_that_of_torch():
+    ours, theirs = network(), network()
+    make_global(ours)
+    one, two = passed(ours, batch(), WEIGHTS), passed(theirs, batch(), WEIGHTS)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_it_takes_the_place_of_all_and_keeps_their_tensors():
+    net = network().eval()
+    before = dict(net.named_parameters()) | dict(net.named_buffers())
+    make_global(net)
+    after = dict(net.named_parameters()) | dict(net.named_buffers())
+    assert [type(layer) for layer in net if isinstance(layer, nn.modules.batchnorm._BatchNorm)] == [GlobalBatchNorm] * 2
+    assert before.keys() == after.keys()
+    assert all(before[name] is after[name] for name in before)
+    assert not net[1].training
+    assert (net[1].momentum, net[5].momentum, net[1].eps) == (0.1, None, 1e-5)
+
+
+def test_subclasses_and_plain_layers_stay():
+    class WithActivation(nn.BatchNorm2d):
+        pass
+
+    net = nn.Sequential(WithActivation(2), nn.LayerNorm(3), nn.BatchNorm1d(4, affine=False, track_running_stats=False))
+    copied = copy.deepcopy(net)
+    make_global(net)
+    assert [type(layer) for layer in net] == [WithActivation, nn.LayerNorm, GlobalBatchNorm]
+    values = torch.randn(6, 4)
+    assert torch.equal(net[2](values), copied[2](values))

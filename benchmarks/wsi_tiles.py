@@ -179,9 +179,8 @@ def mask(image: np.ndarray) -> None:
         begun = time.perf_counter()
         find_tissue(image, spacing_um=8.0, min_part_um2=10_000, min_hole_um2=10_000)
         seconds.append(time.perf_counter() - begun)
-    print(
-        f"mask of {image.shape[1]} x {image.shape[0]} pixels: median {np.median(seconds):.3f} s, {cv2.getNumThreads()} threads"
-    )
+    size = f"{image.shape[1]} x {image.shape[0]} pixels"
+    print(f"mask of {size}: median {np.median(seconds):.3f} s, {cv2.getNumThreads()} threads")
 
 
 if __name__ == "__main__":

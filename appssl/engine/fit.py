@@ -36,6 +36,7 @@ from appssl.engine.loading import Order, batches, make_batch, plain_batches
 from appssl.engine.meter import Clock, Meter
 from appssl.errors import AppsslError, DivergedError, SettingsError
 from appssl.ops.batch_norm import make_global
+from appssl.ops.lars import LARS
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -51,6 +52,7 @@ class FitSettings(Protocol):
     lr: float
     weight_decay: float
     momentum: float
+    betas: tuple[float, float]
     schedule: Any
     precision: str
     accumulate: int
@@ -232,7 +234,7 @@ def _set_up(fabric: Fabric, learner: Any, config: FitSettings) -> tuple[Any, Any
 
 
 def make_optimizer(learner: Any, config: FitSettings) -> torch.optim.Optimizer:
-    """AdamW or SGD over the parameters that are trained; a learner may give `param_groups()` with `lr_scale`."""
+    """The update rule over the parameters that are trained; a learner may give `param_groups()` with `lr_scale`."""
     if hasattr(learner, "param_groups"):
         groups = learner.param_groups()
     else:
@@ -240,8 +242,9 @@ def make_optimizer(learner: Any, config: FitSettings) -> torch.optim.Optimizer:
     if not any(len(group["params"]) for group in groups):
         raise SettingsError("this learner has nothing to train: all its parameters are frozen.")
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    kind = LARS if config.optimizer == "lars" else torch.optim.SGD
+    return kind(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
 def _track(

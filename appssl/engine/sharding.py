@@ -24,6 +24,8 @@ def strategy(devices: int) -> ModelParallelStrategy:
 
 def _shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     data_parallel = mesh["data_parallel"]
+    for parameter in module.parameters():
+        parameter.data = parameter.data.contiguous()  # FSDP refuses others, such as filters with channels last
     for parent in list(module.modules()):
         if isinstance(parent, nn.ModuleList | nn.Sequential):
             for block in parent:

@@ -28,9 +28,7 @@ def mmd2(first: Tensor, others: Tensor, *, scales: tuple[float, ...] = SCALES) -
         center = first.double().mean(dim=0)  # large common parts would cost digits
         x, ys = first.double() - center, others.double() - center
         own = _within(x, scales) / len(x) ** 2
-        found = [
-            own + _within(y, scales) / len(y) ** 2 - 2 * _sum_kernel(x, y, scales) / (len(x) * len(y)) for y in ys
-        ]
+        found = [own + _within(y, scales) / len(y) ** 2 - 2 * _sum_kernel(x, y, scales) / (len(x) * len(y)) for y in ys]
         return torch.stack(found).clamp(min=FLOOR).float() if found else first.new_zeros(0)
 
 

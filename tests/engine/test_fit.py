@@ -46,6 +46,16 @@ def equal(one, two):
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
+def test_update_rules_are_made_with_their_settings():
+    rules = {
+        name: make_optimizer(small(), settings(optimizer=name, betas=(0.8, 0.95))) for name in ("adamw", "sgd", "lars")
+    }
+    assert [type(rule).__name__ for rule in rules.values()] == ["AdamW", "SGD", "LARS"]
+    assert rules["adamw"].param_groups[0]["betas"] == (0.8, 0.95)
+    assert all(rule.param_groups[0]["weight_decay"] == 1e-4 for rule in rules.values())
+    assert rules["sgd"].param_groups[0]["momentum"] == rules["lars"].param_groups[0]["momentum"] == 0.9
+
+
 def test_equals_a_plain_loop_written_out(tmp_path):
     learner, _, _ = train(tmp_path, steps=6, schedule={"name": "constant"})
     plain = small()
@@ -375,6 +385,20 @@ class Contrasting(nn.Module):
         return self.learner({"views": [batch["input"], batch["input"].flip(1)]})
 
 
+class Convolving(nn.Module):
+    """Filters that lie in memory with channels last, as those of small_cnn do."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+        self.net.to(memory_format=torch.channels_last)
+
+    def forward(self, batch):
+        images = batch["input"].reshape(-1, 3, 1, 2).repeat(1, 1, 2, 1)
+        return Step(nn.functional.cross_entropy(self.net(images), batch["target"]))
+
+
 TWO = """
     import json
     import sys
@@ -417,6 +441,15 @@ def test_two_processes_train_as_one(tmp_path, strategy):
     assert two.keys() == alone.keys()
     for name, tensor in two.items():
         torch.testing.assert_close(tensor, alone[name], atol=1e-6, rtol=1e-5)  # gradients are summed in another order
+
+
+@pytest.mark.slow
+def test_filters_with_channels_last_can_be_divided(tmp_path):
+    assert not Convolving().net[0].weight.is_contiguous()
+    two = train_on_two(tmp_path, tmp_path / "two", "fsdp", 12, "Convolving")
+    alone = train(tmp_path / "one", learner=Convolving(), steps=12, clip_norm=1.0)[0].state_dict()
+    for name, tensor in two.items():
+        torch.testing.assert_close(tensor, alone[name], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.slow

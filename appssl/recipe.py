@@ -48,7 +48,8 @@ class Fit(Settings):
     lr: float = Field(1e-3, gt=0, description="base learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled for adamw, L2 for sgd and the matrices of lars")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and lars")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="of adamw: decay of the means of gradient and square")
+    beta1: float = Field(0.9, ge=0, lt=1, description="of adamw: decay of the mean of gradients")
+    beta2: float = Field(0.999, ge=0, lt=1, description="of adamw: decay of the mean of their squares")
     schedule: Method("schedules") = Field("cosine", description="learning rate over steps")  # type: ignore[valid-type]
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward pass")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimizer step")
@@ -71,8 +72,6 @@ class Fit(Settings):
     def _not_both(self) -> "Fit":
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError("betas lie in 0..1, below 1")
         return self
 
 

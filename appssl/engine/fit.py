@@ -52,7 +52,8 @@ class FitSettings(Protocol):
     lr: float
     weight_decay: float
     momentum: float
-    betas: tuple[float, float]
+    beta1: float
+    beta2: float
     schedule: Any
     precision: str
     accumulate: int
@@ -242,7 +243,8 @@ def make_optimizer(learner: Any, config: FitSettings) -> torch.optim.Optimizer:
     if not any(len(group["params"]) for group in groups):
         raise SettingsError("this learner has nothing to train: all its parameters are frozen.")
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        betas = (config.beta1, config.beta2)
+        return torch.optim.AdamW(groups, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
     kind = LARS if config.optimizer == "lars" else torch.optim.SGD
     return kind(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 

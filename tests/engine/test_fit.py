@@ -48,7 +48,8 @@ def equal(one, two):
 
 def test_update_rules_are_made_with_their_settings():
     rules = {
-        name: make_optimizer(small(), settings(optimizer=name, betas=(0.8, 0.95))) for name in ("adamw", "sgd", "lars")
+        name: make_optimizer(small(), settings(optimizer=name, beta1=0.8, beta2=0.95))
+        for name in ("adamw", "sgd", "lars")
     }
     assert [type(rule).__name__ for rule in rules.values()] == ["AdamW", "SGD", "LARS"]
     assert rules["adamw"].param_groups[0]["betas"] == (0.8, 0.95)

@@ -87,7 +87,8 @@ class Meta:
         group: what `group` means here: patient, subject, user, query ...
         facts: domain facts with units in their names (`spacing_um`, `sampling_hz`, `channels`, `devices`,
             `vocab_sizes` ...), JSON types only. What a view or backbone needs to know. `bag`: the column of `samples`
-            that names bags, where labels are those of bags.
+            that names bags, where labels are those of bags; `domain`: the column that names domains (styles, sites), of
+            which `unseen_domains` have no training sample.
     """
 
     source: str

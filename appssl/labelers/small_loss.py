@@ -23,7 +23,8 @@ import polars as pl
 from pydantic import Field
 
 from appssl.errors import DataError
-from appssl.ops.linear import LinearSoftmax, embedding_matrix, fit_linear
+from appssl.ops.cross_fitting import fit_each, folds, out_of_fold
+from appssl.ops.linear import LinearSoftmax, embedding_matrix
 from appssl.ops.mixture import Range, TwoGaussians, fit_two_gaussians
 from appssl.settings import Settings
 
@@ -86,8 +87,8 @@ class SmallLoss:
         self._ledger = []
         weight = np.ones(len(target))
         for number in range(1, self.config.rounds + 1):
-            models = self._models(features, target, fold, weight)
-            losses = self._losses(self._out_of_fold(models, features, fold), target)
+            models = fit_each(features, target, fold, len(self._classes), self.config.folds, weight, self.config.l2)
+            losses = self._losses(out_of_fold(models, features, fold), target)
             scale = Range.of(losses[judged]) if len(judged) else Range(0, 0)
             mixture = fit_two_gaussians(np.clip(scale.normalize(losses[judged]), 0, 1)) if len(judged) else None
             self._judge = _Judge(models, scale, mixture)
@@ -102,28 +103,6 @@ class SmallLoss:
     def _too_small(self, fold: np.ndarray, target: np.ndarray) -> set[int]:
         """Classes that lie in one fold only: the classifier that would judge them has never seen one."""
         return {k for k in range(len(self._classes)) if len(set(fold[target == k])) < 2}
-
-    def _models(
-        self, features: np.ndarray, target: np.ndarray, fold: np.ndarray, weight: np.ndarray
-    ) -> list[LinearSoftmax]:
-        models = []
-        for part in range(self.config.folds):
-            rows = (target >= 0) & (fold != part)
-            if not (weight[rows] > 0).any():  # all of it found noisy: judge by everything rather than by nothing
-                weight = np.ones_like(weight)
-            fitted = fit_linear(
-                features[rows], target[rows], len(self._classes), weight=weight[rows], l2=self.config.l2
-            )
-            models.append(fitted)
-        return models
-
-    def _out_of_fold(self, models: list[LinearSoftmax], features: np.ndarray, fold: np.ndarray) -> np.ndarray:
-        """(N, K) probabilities, each row by the model that has not seen it; the mean of all models for fold -1."""
-        result = np.zeros((len(features), len(self._classes)))
-        for part, model in enumerate(models):
-            result[fold == part] = model.probabilities(features[fold == part])
-            result[fold < 0] += model.probabilities(features[fold < 0]) / len(models)
-        return result
 
     def _losses(self, probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Cross-entropy of the given label, (N,); 0 where there is none."""
@@ -158,7 +137,7 @@ class SmallLoss:
             unknown = sorted({str(label) for label, t in zip(labels, target, strict=True) if t == -2})
             raise DataError(f"labels that small_loss was not fitted on: {', '.join(unknown[:10])}.")
         fold = np.array([self._fold_of.get(group, -1) for group in table["group"].to_list()], dtype=np.int64)
-        probabilities = self._out_of_fold(self._judge.models, embedding_matrix(table["embedding"]), fold)
+        probabilities = out_of_fold(self._judge.models, embedding_matrix(table["embedding"]), fold)
         losses = self._losses(probabilities, target)
         p_clean = self._judge.p_clean(losses)
         rows = [self._row(target[i], probabilities[i], losses[i], p_clean[i]) for i in range(len(target))]
@@ -200,12 +179,3 @@ class SmallLoss:
 
 def build(config: Config, *, seed: int) -> SmallLoss:
     return SmallLoss(config, seed)
-
-
-def folds(groups: list[str], labels: list[str | None], num_folds: int, seed: int) -> dict[str, int]:
-    """Fold of each group: classes are spread evenly, by hash of (seed, group) within a class; for any order of rows."""
-    label_of: dict[str, str] = {}
-    for group, label in zip(groups, labels, strict=True):
-        label_of[group] = min(label_of.get(group, label or ""), label or "")
-    ordered = sorted(label_of, key=lambda g: (label_of[g], hashlib.sha256(f"{seed}/{g}".encode()).digest()))
-    return {group: rank % num_folds for rank, group in enumerate(ordered)}

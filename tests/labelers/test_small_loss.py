@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from appssl.contracts import LABEL_COLUMNS, LABEL_KINDS
 from appssl.errors import DataError
-from appssl.labelers.small_loss import Config, build, folds
+from appssl.labelers.small_loss import Config, build
+from appssl.ops.cross_fitting import folds
 
 
 def table(num=600, noise=0.3, outside=0.1, seed=0, spread=0.6):

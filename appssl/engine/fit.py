@@ -4,6 +4,7 @@ A method changes the learner, never the loop. Device, precision and number of pr
 order of samples is a pure function of (seed, epoch, index), so resuming needs no state of a loader.
 """
 
+import os
 import signal
 import sys
 import time
@@ -147,6 +148,7 @@ def fit(
     fabric = Fabric(
         accelerator="cuda" if accelerator == "gpu" else accelerator,
         devices=devices,
+        num_nodes=_nodes(),
         strategy=sharding.strategy(devices) if strategy == "fsdp" else strategy,
         precision=_PRECISION[config.precision],
     )
@@ -224,6 +226,12 @@ def fit(
     sharding.make_whole(learner)
     rate, waiting_share = clock.total(num_steps)
     return FitResult(num_steps, start, rate, waiting_share)
+
+
+def _nodes() -> int:
+    """Nodes that srun started this process and others on, `devices` on each; 1 in any other case."""
+    started_by_srun = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NUM_NODES" in os.environ
+    return int(os.environ["SLURM_STEP_NUM_NODES"]) if started_by_srun else 1
 
 
 def _set_up(fabric: Fabric, learner: Any, config: FitSettings) -> tuple[Any, Any]:

@@ -1,10 +1,13 @@
 """The same recipe on a real SLURM with two nodes: the same bytes, whoever submits, and after a job was put back."""
 
 import subprocess
+import sys
 import time
 
 import pytest
+from safetensors.torch import load_file
 
+from appssl.ops.journal import read_events
 from tests.commands import appssl, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("slurm")]  # every test runs whole commands
@@ -25,7 +28,10 @@ LONG = """\
 description: long enough to be stopped while it is pretrained
 domain: wearable
 data: chain
-pretrain: {backbone: cnn1d, views: signal, fit: {steps: 200, batch_size: 32, checkpoint_steps: 10, threads: 1}}
+pretrain:
+  backbone: cnn1d
+  views: signal
+  fit: {steps: 200, batch_size: 32, checkpoint_steps: 10, optimizer: sgd, lr: 0.02, threads: 1}
 """
 STAGES = ("pretrain", "finetune", "evaluate", "report")
 
@@ -89,13 +95,38 @@ def test_a_job_that_is_put_back_in_the_queue_goes_on_and_gives_the_same_bytes(tm
     wait(lambda: list(checkpoints.glob("step-*")), "the first checkpoint")
     (job,) = queue("--name=wearable/long/s0/pretrain", "--format=%i")
     subprocess.run(["scontrol", "requeue", job], check=True)
+    log = tmp_path / "stopped/results/logs/wearable/long/s0/pretrain.log"
+    wait(lambda: "stopped on request" in log.read_text(), "its end on the node")
     wait(lambda: queue(f"--jobs={job}", "--states=PENDING", "--format=%T") == ["PENDING"], "putting it back")
     assert not (place / "pretrain" / "manifest.json").exists()
-    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)  # not in two minutes
+    # Not in two minutes, as a cluster would; but not before the node has forgotten the first attempt either.
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+10"], check=True)
     wait(lambda: not queue(), "the rest")
     assert manifests(place, ("pretrain",)) == expected
-    log = (tmp_path / "stopped/results/logs/wearable/long/s0/pretrain.log").read_text()
-    assert "going on after step" in log
+    assert "going on after step" in log.read_text()
+
+
+def test_a_training_on_two_nodes_is_that_of_one_process(tmp_path):
+    place = run(tmp_path, recipe="long")
+    data = next((tmp_path / "results" / "data").glob("wearable-*"))
+    task = ["srun", "--nodes=2", "--ntasks-per-node=1", "--mem=2000M", sys.executable, "-m", "appssl", "pretrain"]
+    options = ["--config", place / "pretrain" / "config.yaml", "--data", data, "--out", tmp_path / "two"]
+    command = [*task, *map(str, options), "--accelerator", "cpu", "--devices", "1"]
+    env = environment(MASTER_ADDR="127.0.0.1")  # the names of these nodes are not known to the network
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path / "two" / "manifest.json")]  # one of them writes
+    one, two = (load_file(folder / "encoder.safetensors") for folder in (place / "pretrain", tmp_path / "two"))
+    losses = [
+        [
+            e["values"]["train/loss"]
+            for e in read_events(folder / "metrics.jsonl")
+            if "train/loss" in e.get("values", {})
+        ]
+        for folder in (place / "pretrain", tmp_path / "two")
+    ]
+    assert losses[1][:5] == pytest.approx(losses[0][:5], rel=1e-4)  # sums in another order, 50 times
+    assert one.keys() == two.keys()
 
 
 def test_cancel_ends_the_jobs_of_a_run(tmp_path):

@@ -1,9 +1,10 @@
 """Windows, features, device selection and drift of recordings, beside numpy and tsflex; preparation of long ones.
 
-python benchmarks/wearable.py [HOURS ...]     (lengths that are prepared; 6 12 24 without)
+python benchmarks/wearable.py [HOURS ...]     (lengths that are prepared; 6 12 24 without. A week is 168)
 
 tsflex is measured where it is installed: pip install 'appssl[bench]'. Times are CPU times of one thread, the best of
-three. A preparation runs in a process of its own, whose time and peak memory are told: 3 devices, 6 channels, 100 Hz.
+three. A preparation runs in a process of its own, whose time and peak memory are told: 3 devices, 100 Hz, 6 and 3
+channels, as recordings of 12 h and as one of each device for all the time.
 """
 
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import torch
 
 from appssl.artifact import Artifact
@@ -30,7 +32,8 @@ from appssl.ops.resample import GAP
 from appssl.ops.windows import gravest, left_out, starts
 
 DEVICES, CHANNELS = ("wrist", "hip", "ankle"), ("acc_x", "acc_y", "acc_z", "gyro_x", "gyro_y", "gyro_z")
-HZ, WINDOW_SECONDS = 100.0, 4.0
+HZ, PART_HOURS, PAUSE_SECONDS = 100.0, 12.0, 900.0
+FORMS = {"files": "files of 12 h", "one": "a file for all"}
 PREPARE = """
 import sys, time
 from pathlib import Path
@@ -68,30 +71,37 @@ def motion(count: int, hz: float, rng: np.random.Generator) -> np.ndarray:
     return found.astype(np.float32)
 
 
-def write_recordings(root: Path, hours: float) -> None:
-    """A recording of each device per twelve hours, so that days are sessions of their own."""
+def write_recordings(root: Path, hours: float, num_channels: int, form: str) -> None:
+    """Recordings of `PART_HOURS` with pauses between, so that each is a session, or one of each device."""
     rng = np.random.default_rng(0)
     rows = []
     (root / "files").mkdir(parents=True)
-    parts = max(1, round(hours / 12))
-    for part in range(parts):
-        for device in DEVICES:
-            count = int(hours / parts * 3600 * HZ)
-            begin = part * (hours / parts * 3600 + 900)
+    parts = max(1, round(hours / PART_HOURS))
+    count = int(hours / parts * 3600 * HZ)
+    for device in DEVICES:
+        for part in range(parts):
+            begin = part * (count / HZ + (PAUSE_SECONDS if form == "files" else 0))
             table = {"time": begin + np.arange(count) / HZ}
-            table |= dict(zip(CHANNELS, motion(count, HZ, rng).T, strict=True))
-            pl.DataFrame(table).write_parquet(root / "files" / f"{part}_{device}.parquet")
-            rows.append((f"{part}_{device}", "p1", device, f"files/{part}_{device}.parquet"))
+            table |= dict(zip(CHANNELS[:num_channels], motion(count, HZ, rng).T, strict=False))
+            frame = pl.DataFrame(table)
+            if form == "files" or part == 0:
+                name = f"{part}_{device}"
+                rows.append((name, "p1", device, f"files/{name}.parquet"))
+                writer = pq.ParquetWriter(root / rows[-1][3], frame.to_arrow().schema, compression="zstd")
+            writer.write_table(frame.to_arrow(), row_group_size=1 << 20)
+            if form == "files" or part == parts - 1:
+                writer.close()
     names = ["recording_id", "subject_id", "device", "path"]
     pl.DataFrame(rows, schema=names, orient="row").write_csv(root / "recordings.csv")
 
 
-def prepare(root: Path, hours: float) -> None:
-    write_recordings(root, hours)
+def prepare(root: Path, hours: float, num_channels: int, form: str) -> None:
+    write_recordings(root, hours, num_channels, form)
     done = subprocess.run([sys.executable, "-c", PREPARE, str(root)], capture_output=True, text=True, check=True)
     cpu, peak = done.stdout.split()
     size = sum(file.stat().st_size for file in (root / "files").iterdir()) / 2**20
-    print(f"preparation of {hours:5.1f} h, 3 devices, 100 Hz: {float(cpu):6.1f} s, {float(cpu) / hours:4.2f} an hour, "
+    told = f"{FORMS[form]}, {num_channels} channels, {hours:5.1f} h"
+    print(f"preparation of {told}: {float(cpu):6.1f} s, {float(cpu) / hours:5.3f} an hour, "
           f"peak {int(peak) / 2**20:.2f} GiB, {size:.0f} MiB of Parquet", flush=True)  # fmt: skip
 
 
@@ -104,18 +114,16 @@ def windows(artifact: Artifact) -> None:
     step = size // 2
     codes = np.zeros((len(signal), len(DEVICES)), np.uint8)
     codes[:: len(signal) // 97] = GAP
-    first = starts(len(signal), size, step)
-    rows = range(min(len(data.samples), len(first)))
+    first = starts(len(signal), size, step)[: len(data.samples)]
+    rows = np.arange(len(first))
     num_bytes = len(rows) * size * signal.shape[1] * 4
 
     def numpy_copy() -> None:
-        np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(signal, size, axis=0)[first[: len(rows)]])
+        np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(signal, size, axis=0)[first])
 
     def ours() -> None:
         left_out(codes, first, gravest(codes, first, size), size, min_devices=len(DEVICES))
-        out = np.empty((len(rows), len(DEVICES), len(CHANNELS), size), np.float32)
-        for row in rows:
-            out[row] = data.read(row)
+        data.read_many(rows)
 
     theirs, mine = seconds(numpy_copy), seconds(ours)
     print(f"{len(rows)} windows with their gaps: {num_bytes / mine / 1e9:.2f} GB/s, numpy's strided copy "
@@ -170,10 +178,13 @@ def main() -> None:
     torch.set_num_threads(1)
     lengths = [float(word) for word in sys.argv[1:]] or [6.0, 12.0, 24.0]
     selection_and_drift()
-    with tempfile.TemporaryDirectory() as folder:
-        for hours in lengths:
-            prepare(Path(folder) / f"{hours}", hours)
-        windows(Artifact.open(Path(folder) / f"{lengths[0]}" / "data", "data"))
+    for form in FORMS:
+        for num_channels in (6, 3):
+            for hours in lengths:
+                with tempfile.TemporaryDirectory() as folder:
+                    prepare(Path(folder) / "made", hours, num_channels, form)
+                    if (form, num_channels, hours) == ("files", 6, lengths[0]):
+                        windows(Artifact.open(Path(folder) / "made" / "data", "data"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, ndimage
 
+from appssl.ops.sample_store import Rows, slices
+
 _SMOOTH_SECONDS = 0.1  # of the energy: bodies shake for that long
 _SLOW_SECONDS = 2.0  # what changes more slowly is posture, and no motion
 _LEAST_COVERED = 0.8  # share of a block with samples
@@ -21,6 +23,7 @@ _LEAST_CORRELATION = 0.2  # of the peak
 _LEAST_PROMINENCE = 1.15  # peak over the largest value away from it
 _AWAY_SECONDS = 1.0  # from where on a value counts as away from the peak
 _LEAST_BLOCKS = 3
+_PAIRED = 2048  # blocks of a week; more are taken at equal distances, since pairs grow with their square
 _NEAR = 3.0  # times the median distance from the line; blocks beyond are left out of the last fit
 
 
@@ -58,20 +61,51 @@ def motion_energy(acceleration: np.ndarray, hz: float) -> np.ndarray:
     Args:
         acceleration: (n, 3), any unit, NaN where there is no sample. hz: samples per second.
     """
-    norm = np.sqrt(np.square(acceleration, dtype=np.float64).sum(axis=1))
-    known = np.isfinite(norm)
-    filled = np.where(known, norm, np.nanmean(norm) if known.any() else 0.0)
-    moving = np.abs(filled - _mean(filled, _SLOW_SECONDS * hz))
-    return np.where(known, _mean(moving, _SMOOTH_SECONDS * hz), np.nan).astype(np.float32)
+    return MotionEnergy(vector_lengths(acceleration), hz)[:]
 
 
-def _mean(values: np.ndarray, length: float) -> np.ndarray:
-    found: np.ndarray = ndimage.uniform_filter1d(values, max(1, round(length)), mode="nearest")
+def vector_lengths(vectors: np.ndarray) -> np.ndarray:
+    """Lengths (...) float64 of vectors (..., 3)."""
+    found: np.ndarray = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=-1))
+    return found
+
+
+class MotionEnergy:
+    """`motion_energy` from lengths of the acceleration (n,), NaN where there is no sample; worked out where read."""
+
+    def __init__(self, lengths: Rows, hz: float) -> None:
+        self._lengths = lengths
+        self._slow, self._fast = (max(1, round(seconds * hz)) for seconds in (_SLOW_SECONDS, _SMOOTH_SECONDS))
+        total, count = 0.0, 0
+        for a, b in slices(len(lengths)):
+            known = lengths[a:b][np.isfinite(lengths[a:b])]
+            total, count = total + float(known.sum()), count + len(known)
+        self._filling = total / count if count else 0.0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        begin, end, _ = rows.indices(len(self))
+        low = max(begin - self._slow - self._fast, 0)  # means at the edges of what is read need what lies around it
+        part = self._lengths[low : end + self._slow + self._fast]
+        known = np.isfinite(part)
+        filled = np.where(known, part, self._filling)
+        moving = np.abs(filled - _mean(filled, self._slow))
+        energy = np.where(known, _mean(moving, self._fast), np.nan).astype(np.float32)
+        return energy[begin - low : end - low]
+
+
+Energy = np.ndarray | MotionEnergy
+
+
+def _mean(values: np.ndarray, length: int) -> np.ndarray:
+    found: np.ndarray = ndimage.uniform_filter1d(values, length, mode="nearest")
     return found
 
 
 def align(
-    first: np.ndarray, second: np.ndarray, *, hz: float, block_seconds: float = 300.0, max_lag_seconds: float = 30.0
+    first: Energy, second: Energy, *, hz: float, block_seconds: float = 300.0, max_lag_seconds: float = 30.0
 ) -> Alignment | None:
     """
     Args:
@@ -95,7 +129,7 @@ def align(
     return Alignment(float(level), float(slope), residual, len(found), int(near.sum()), times, lags)
 
 
-def _lag(block: np.ndarray, second: np.ndarray, begin: int, reach: int, hz: float) -> float | None:
+def _lag(block: np.ndarray, second: Energy, begin: int, reach: int, hz: float) -> float | None:
     """Samples by which a block of the first lies later in the second; None if that cannot be told."""
     low, high = begin - reach, begin + len(block) + reach
     other = np.full(high - low, np.nan, np.float32)
@@ -141,7 +175,8 @@ def _correlation(block: np.ndarray, other: np.ndarray) -> np.ndarray | None:
 
 
 def _theil_sen(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Slope and level of the line with the median of the slopes between all pairs."""
-    i, j = np.triu_indices(len(x), 1)
-    slope = float(np.median((y[j] - y[i]) / (x[j] - x[i])))
+    """Slope and level of the line with the median of the slopes between all pairs of (at most `_PAIRED`) points."""
+    step = -(-len(x) // _PAIRED)
+    i, j = np.triu_indices(len(x[::step]), 1)
+    slope = float(np.median((y[::step][j] - y[::step][i]) / (x[::step][j] - x[::step][i])))
     return slope, float(np.median(y - slope * x))

@@ -1,6 +1,6 @@
 """The clocks of the devices of a session compared with that of one of them, and corrected where that is asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from appssl.ops.clock_alignment import Alignment, align, motion_energy
-from appssl.ops.resample import resample
-from appssl.ops.sessions import Usable
+from appssl.ops.clock_alignment import Alignment, MotionEnergy, align, vector_lengths
+from appssl.ops.sample_store import Column, Rows, Scratch, View
+from appssl.ops.sessions import Clock, Usable, on_one_clock
 from appssl.settings import Settings
 
 CLOCKS: dict[str, Any] = {
@@ -35,46 +35,36 @@ class Clocks(Settings):
 
 def compared(
     part: Sequence[Usable],
-    devices: Sequence[str],
-    acceleration: Sequence[int],
+    lengths: Mapping[str, Rows],
     settings: Clocks,
     *,
     hz: float,
-    max_gap: float,
     max_residual: float,
 ) -> tuple[list[Usable], list[dict[str, Any]]]:
     """
     Args:
-        part: the recordings of a session. devices: in their order. acceleration: channels x, y, z.
+        part: the recordings of a session. lengths: of the acceleration (n,) of each of its devices, in their order, at
+            every tick of a clock of `hz` that begins with the session; NaN where there is none.
         max_residual: seconds; a clock that a line describes less well is not corrected.
     Returns:
         The recordings, on the clock of the reference where `correct` is set, and a row (columns of CLOCKS, without
         session and subject) for each other device. Its `outcome` is `estimated`, `corrected`, `unclear` (the residual
         is too large) or `not_estimated` (too short, or too little motion in common).
     """
-    there = [device for device in devices if any(u.recording.device == device for u in part)]
-    if not settings.compare or len(there) < 2 or len(acceleration) != 3:
+    if not settings.compare or len(lengths) < 2:
         return list(part), []
-    reference = settings.reference if settings.reference in there else there[0]
+    reference = next((device for device in lengths if device == settings.reference), next(iter(lengths)))
+    others = [device for device in lengths if device != reference]
+    if len(lengths[reference]) / hz < settings.block_seconds:
+        return list(part), [_row(device, reference, None, "not_estimated") for device in others]
     origin = min(u.span[0] for u in part)
-    length = int((max(u.span[1] for u in part) - origin) * hz) + 1
-    if length / hz < settings.block_seconds:
-        nothing = [_row(device, reference, None, "not_estimated") for device in there if device != reference]
-        return list(part), nothing
-
-    def energy(device: str) -> np.ndarray:
-        own = [u for u in part if u.recording.device == device]
-        return _energy(own, acceleration, origin=origin, length=length, hz=hz, max_gap=max_gap)
-
-    first = energy(reference)
+    first = MotionEnergy(lengths[reference], hz)
     result, rows = [u for u in part if u.recording.device == reference], []
-    for device in there:
-        if device == reference:
-            continue
+    for device in others:
         own = [u for u in part if u.recording.device == device]
         found = align(
             first,
-            energy(device),
+            MotionEnergy(lengths[device], hz),
             hz=hz,
             block_seconds=settings.block_seconds,
             max_lag_seconds=settings.max_offset_seconds,
@@ -87,20 +77,38 @@ def compared(
     return result, rows
 
 
-def _energy(
-    own: Sequence[Usable], acceleration: Sequence[int], *, origin: float, length: int, hz: float, max_gap: float
-) -> np.ndarray:
-    """Motion energy (length,) of a device on a grid of its own clock, NaN where it was not recording."""
-    signal = np.full((length, 3), np.nan, np.float32)
-    for u in own:
-        values = u.clean.values[:, list(acceleration)]
-        first, found, _ = resample(u.clean.seconds - origin, values, hz=hz, max_gap=max_gap, recorded_hz=u.hz)
-        signal[first : first + len(found)] = found[: length - first]
-    return motion_energy(signal, hz)
+class Lengths:
+    """Lengths of the acceleration of all devices of a session at the ticks of its clock, kept in a scratch."""
+
+    def __init__(self, clock: Clock, acceleration: Sequence[int], scratch: Scratch) -> None:
+        """`acceleration`: channels x, y, z."""
+        self._acceleration = list(acceleration)
+        self._columns = [Column(scratch) if own else None for own in clock.parts]
+
+    def add(self, values: np.ndarray) -> None:
+        """Takes the next ticks: (m, devices, channels), NaN where there is nothing."""
+        for d, column in enumerate(self._columns):
+            if column is not None:
+                column.append(vector_lengths(values[:, d, self._acceleration]))
+
+    def by_device(self, devices: Sequence[str]) -> dict[str, Column]:
+        """(n,) float64 of every device that has a recording."""
+        named = zip(devices, self._columns, strict=True)
+        return {device: column for device, column in named if column is not None}
+
+
+def measured_lengths(clock: Clock, acceleration: Sequence[int], scratch: Scratch, max_gap: float) -> Lengths:
+    """Lengths by a pass of their own, in which only the acceleration needs numbers."""
+    found = Lengths(clock, range(3), scratch)
+    for piece in on_one_clock(clock, list(acceleration), max_gap=max_gap):
+        found.add(piece.values)
+    return found
 
 
 def _on_first_clock(u: Usable, found: Alignment, origin: float) -> Usable:
-    return replace(u, clean=replace(u.clean, seconds=found.on_first_clock(u.clean.seconds - origin) + origin))
+    seconds = u.clean.seconds
+    shown = View(seconds, 0, len(seconds), lambda own: found.on_first_clock(own - origin) + origin)
+    return replace(u, clean=replace(u.clean, seconds=shown))
 
 
 def _row(device: str, reference: str, found: Alignment | None, outcome: str) -> dict[str, Any]:

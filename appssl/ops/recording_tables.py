@@ -20,23 +20,24 @@ from appssl.ops.recordings import (
     Recording,
     Samples,
     TimeUnit,
-    numbers,
     one_time,
     open_table,
     quoted,
     reading,
     refuse,
     require,
-    seconds_of,
     shown_rows,
     texts,
 )
+from appssl.ops.sample_chunks import Frames, file_frames, samples, table_frames
 from appssl.settings import Settings
 
 TABLE_COLUMNS = ("recording_id", "subject_id", "device", "path")  # and optional ones:
 OPTIONAL_COLUMNS = ("session_id", "sampling_hz", "start_time")
 _ROW = "\0row"  # a name that no column has
-Loaded = tuple[Recording, Samples | BadRecording]
+# A recording and its samples in chunks, which end in a BadRecording if it cannot be used. They are read when asked for,
+# one recording after the other.
+Loaded = tuple[Recording, Iterator[Samples]]
 
 
 class Columns(Settings):
@@ -141,28 +142,29 @@ class RecordingTable:
                 return found
         raise DataError("no recording of the table can be read, or none has a column beside the time. Check its paths.")
 
-    def load(self, subjects: Sequence[str], channels: Sequence[str]) -> Iterator[tuple[str, list[Loaded]]]:
-        """Every subject with its recordings, read."""
+    def load(self, subjects: Sequence[str], channels: Sequence[str]) -> Iterator[tuple[str, Iterator[Loaded]]]:
+        """Every subject with its recordings."""
         for subject in subjects:
             own = [recording for recording in self.recordings if recording.subject == subject]
-            yield subject, [(recording, self._read(recording, channels)) for recording in own]
+            yield subject, ((recording, self._samples(recording, channels)) for recording in own)
 
     def digest(self, recording: Recording) -> str | None:
         """SHA-256 of the file of a recording; null if there is none."""
         file = inside(self.root, recording.path)
         return _sha256(file) if file.is_file() else None
 
-    def _read(self, recording: Recording, channels: Sequence[str]) -> Samples | BadRecording:
+    def _samples(self, recording: Recording, channels: Sequence[str]) -> Iterator[Samples]:
         c = self.columns
-        try:
-            table = open_table(self.root, recording.path)
-            wanted = [*channels, *(name for name in (c.time, c.label) if name is not None)]
-            require(recording.path, table.collect_schema().names(), wanted)
-            frame = reading(recording.path, lambda: table.select(wanted).collect())
-        except DataError as error:
-            return BadRecording("unreadable", str(error))
-        rows = np.arange(1, len(frame) + 1)
-        return _samples(frame, rows, list(channels), c, self.unit, recording)
+        wanted = [*channels, *(name for name in (c.time, c.label) if name is not None)]
+        frames = _readable(file_frames(self.root, recording.path, wanted))
+        return samples(frames, channels, recording, time=c.time, label=c.label, unit=self.unit)
+
+
+def _readable(frames: Frames) -> Frames:
+    try:
+        yield from frames
+    except DataError as error:
+        raise BadRecording("unreadable", str(error)) from None
 
 
 class LongTable:
@@ -227,7 +229,7 @@ class LongTable:
             raise DataError(f"{self.path}: no column is left for the channels. It has: {', '.join(self.names)}.")
         return found
 
-    def load(self, subjects: Sequence[str], channels: Sequence[str]) -> Iterator[tuple[str, list[Loaded]]]:
+    def load(self, subjects: Sequence[str], channels: Sequence[str]) -> Iterator[tuple[str, Iterator[Loaded]]]:
         """Every subject with its recordings; the rows of all of them are read at once."""
         c = self.columns
         data = [self.wide.column(d, ch) for d in self.wide.devices for ch in channels] if self.wide else list(channels)
@@ -244,47 +246,32 @@ class LongTable:
         """Null: the digest of the table says it."""
         return None
 
-    def _subject(self, subject: str, frame: pl.DataFrame, channels: Sequence[str]) -> list[Loaded]:
+    def _subject(self, subject: str, frame: pl.DataFrame, channels: Sequence[str]) -> Iterator[Loaded]:
         c = self.columns
         names = [*c.session, *([] if self.wide else [c.device])]
         parts: dict[str, pl.DataFrame] = {}
         for key, part in frame.group_by(names, maintain_order=True) if names else [((), frame)]:
             parts["/".join(quoted(str(value)) for value in key)] = part
-        found: list[Loaded] = []
         for recording in self.recordings:
-            if recording.subject != subject:
-                continue
-            mine = recording.session or "" if self.wide else recording.id.removeprefix(f"{quoted(subject)}/")
-            part = parts[mine].sort(list(c.order), maintain_order=True) if c.order else parts[mine]
-            columns = [self.wide.column(recording.device, ch) for ch in channels] if self.wide else list(channels)
-            row_numbers = part[_ROW].cast(pl.Int64).to_numpy()
-            found.append((recording, _samples(part, row_numbers, columns, c, self.unit, recording)))
-        return found
+            if recording.subject == subject:
+                mine = recording.session or "" if self.wide else recording.id.removeprefix(f"{quoted(subject)}/")
+                part = parts[mine].sort(list(c.order), maintain_order=True) if c.order else parts[mine]
+                yield recording, self._samples(recording, part, channels)
+
+    def _samples(self, recording: Recording, part: pl.DataFrame, channels: Sequence[str]) -> Iterator[Samples]:
+        c = self.columns
+        columns = [self.wide.column(recording.device, ch) for ch in channels] if self.wide else list(channels)
+        rows = part[_ROW].cast(pl.Int64).to_numpy()
+        yield from samples(table_frames(part, rows), columns, recording, time=c.time, label=c.label, unit=self.unit)
+        if c.time is None and c.order:
+            repeated = part.select(c.order).is_duplicated().to_numpy()
+            if repeated.any():
+                raise BadRecording("order_repeated", f"equal {', '.join(c.order)} in {shown_rows(rows[repeated])}")
 
 
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _samples(
-    frame: pl.DataFrame, rows: np.ndarray, columns: list[str], c: Columns, unit: TimeUnit, recording: Recording
-) -> Samples | BadRecording:
-    if frame.is_empty():
-        return BadRecording("empty", f"{recording.path or recording.where} has no rows")
-    try:
-        values = numbers(frame, columns, rows)
-        if c.time is None:
-            repeated = frame.select(c.order).is_duplicated().to_numpy() if c.order else np.zeros(0, bool)
-            if repeated.any():
-                raise BadRecording("order_repeated", f"equal {', '.join(c.order)} in {shown_rows(rows[repeated])}")
-            seconds = np.arange(len(frame)) / float(recording.hz or 0)
-        else:
-            seconds = seconds_of(frame[c.time], unit, rows)
-    except BadRecording as bad:
-        return bad
-    labels = pl.Series("label", texts(frame[c.label]), dtype=pl.String) if c.label else None
-    return Samples(seconds + (recording.start or 0.0), values, labels, rows)
 
 
 def _positive(cell: str | None, what: str, problems: list[str]) -> float | None:

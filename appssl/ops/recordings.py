@@ -1,4 +1,4 @@
-"""Reading and checking tables of sensor samples and labels: numbers, times, intervals, and messages that name the row.
+"""Reading and checking tables of sensor samples: numbers, times, and messages that name the row.
 
 Rows are numbered from 1, without the header, in every message. Values of a CSV are read as text, so that a word where a
 number belongs is found with its row.
@@ -7,12 +7,12 @@ number belongs is found with its row.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from appssl.errors import DataError
 from appssl.ops.paths import inside
@@ -20,8 +20,8 @@ from appssl.settings import nearest
 
 TimeUnit = Literal["seconds", "iso", "unix_ms"]
 PARTS = ("train", "val", "test")
-SHOWN = 20  # problems or rows written out in one message
 LABEL_COLUMNS = ("subject_id", "start", "end", "activity")
+SHOWN = 20  # problems or rows written out in one message
 _NO_NUMBER = ["", "na", "nan", "null", "none"]  # text that means: no value
 T = TypeVar("T")
 
@@ -52,11 +52,12 @@ class Recording:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of a recording as they were read.
+    """Some samples of a recording, one after the other, as they were read.
 
     Attributes:
-        seconds: (n,) float64, not checked for order. values: (n, channels) float64, NaN where there is no number.
-        labels: (n,) str or null, or None where the input has no column of labels. rows: (n,) int64 row numbers.
+        seconds: (n,) float64, not checked for order. values: (n, channels) float32 or float64, NaN where there is no
+            number. labels: (n,) any type, or None where the input has no column of labels. rows: (n,) int64 row
+            numbers.
     """
 
     seconds: np.ndarray
@@ -65,15 +66,22 @@ class Samples:
     rows: np.ndarray
 
 
-@dataclass(frozen=True)
-class Intervals:
-    """Labels as intervals, sorted by start: (n,) float64 seconds, (n,) labels. `rows` as in the table."""
+class RowNumbers:
+    """Row numbers as they are found: how many, and the first of them, which is what `shown_rows` needs."""
 
-    start: np.ndarray
-    end: np.ndarray
-    label: list[str]
-    session: list[str | None]
-    rows: list[int]
+    def __init__(self) -> None:
+        self._first: list[int] = []
+        self._count = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        self._first += rows[: SHOWN - len(self._first)].tolist()
+        self._count += len(rows)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, key: slice) -> list[int]:
+        return self._first[key]
 
 
 def quoted(value: str | None) -> str:
@@ -88,7 +96,7 @@ def refuse(problems: Sequence[str]) -> None:
         raise DataError(f"{len(problems)} problem(s) in the input:\n  " + "\n  ".join(problems[:SHOWN]) + more)
 
 
-def shown_rows(rows: Sequence[int] | np.ndarray) -> str:
+def shown_rows(rows: Sequence[int] | np.ndarray | RowNumbers) -> str:
     """`row(s) 3, 4, 5 and 12 more`."""
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     return f"row(s) {', '.join(str(int(row)) for row in rows[:SHOWN])}{more}"
@@ -122,7 +130,7 @@ def reading(path: str, read: Callable[[], T]) -> T:
         return read()
     except pl.exceptions.NoDataError:
         raise DataError(f"{path}: the table is empty.") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}.") from None
 
 
@@ -138,74 +146,68 @@ def texts(series: pl.Series) -> list[str | None]:
     return [value.strip() or None if value is not None else None for value in series.cast(pl.String)]
 
 
-def label_names(root: Path, path: str) -> dict[str, str]:
-    """Name of each label value: the first two columns of a table."""
-    frame = reading(path, lambda: open_table(root, path).collect())
-    if frame.width < 2 or frame.is_empty():
-        raise DataError(f"{path}: needs two columns, label value and name, and at least one row.")
-    keys, names = texts(frame.to_series(0)), texts(frame.to_series(1))
-    problems = [
-        f"{path} row {row + 1}: value or name is empty"
-        for row, (k, n) in enumerate(zip(keys, names, strict=True))
-        if not k or not n
-    ]
-    problems += [
-        f"{path} row {row + 1}: value {key!r} is there twice" for row, key in enumerate(keys) if key in keys[:row]
-    ]
-    refuse(problems)
-    return {str(key): str(name) for key, name in zip(keys, names, strict=True)}
-
-
 # Numbers and times
 
 
-def numbers(frame: pl.DataFrame, columns: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    """(n, columns) float64; NaN where the cell is empty.
+Word = tuple[int, str, str]  # row, column and text of a cell where a number belongs
+_FLOAT32 = (pl.Float32, pl.Int8, pl.Int16, pl.UInt8, pl.UInt16, pl.Boolean, pl.Null)  # types that it holds exactly
+
+
+def numbers(frame: pl.DataFrame, columns: Sequence[str], rows: np.ndarray) -> tuple[np.ndarray, list[Word]]:
+    """(n, columns), NaN where the cell holds no number, and the words among them, the first of each column.
+
+    float32 where that holds all numbers exactly, else float64. The numbers of a column are contiguous.
 
     Raises:
-        BadRecording: naming row and column of every text that is no number.
+        BadRecording: if a column is of a type that holds no numbers.
     """
-    values = np.empty((len(frame), len(columns)))
-    wrong: list[tuple[int, str, str]] = []
+    dtype = np.float32 if all(frame.schema[name] in _FLOAT32 for name in columns) else np.float64
+    values = np.empty((len(columns), len(frame)), dtype)
+    words: list[Word] = []
     for k, name in enumerate(columns):
         series = frame[name]
         if series.dtype == pl.String:
-            series = series.str.strip_chars()
-            empty = series.str.to_lowercase().is_in(_NO_NUMBER).fill_null(True)
-            series = series.zip_with(~empty, pl.Series([None], dtype=pl.String))
-            cast = series.cast(pl.Float64, strict=False)
-            bad = (series.is_not_null() & cast.is_null()).to_numpy()
-            wrong += [(int(rows[i]), name, str(series[int(i)])) for i in np.flatnonzero(bad)[: SHOWN + 1]]
-            series = cast
+            series, bad = _from_text(series)
+            words += [(int(rows[i]), name, text) for i, text in bad]
         elif not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
             raise BadRecording("not_a_number", f"column {name} holds {series.dtype}, numbers are needed")
-        values[:, k] = series.cast(pl.Float64).fill_null(np.nan).to_numpy()
-    if wrong:
-        shown = "; ".join(f"row {row}, column {name}: {text!r}" for row, name, text in sorted(wrong)[:SHOWN])
+        cast = series.cast(pl.Float32 if dtype == np.float32 else pl.Float64)
+        values[k] = (cast.fill_null(np.nan) if cast.null_count() else cast).to_numpy()
+    return values.T, words
+
+
+def _from_text(series: pl.Series) -> tuple[pl.Series, list[tuple[int, str]]]:
+    """Float64 of text, null where it is empty; positions and text of the first words."""
+    cast = series.cast(pl.Float64, strict=False)
+    if not cast.null_count():
+        return cast, []
+    series = series.str.strip_chars()
+    empty = series.str.to_lowercase().is_in(_NO_NUMBER).fill_null(True)
+    series = series.zip_with(~empty, pl.Series([None], dtype=pl.String))
+    cast = series.cast(pl.Float64, strict=False)
+    bad = np.flatnonzero((series.is_not_null() & cast.is_null()).to_numpy())[: SHOWN + 1]
+    return cast, [(int(i), str(series[int(i)])) for i in bad]
+
+
+def refuse_words(words: Sequence[Word]) -> None:
+    """Raises BadRecording naming row and column of every text that is no number."""
+    if words:
+        shown = "; ".join(f"row {row}, column {name}: {text!r}" for row, name, text in sorted(words)[:SHOWN])
         raise BadRecording("not_a_number", f"{shown}. A number belongs there; leave the cell empty where there is none")
-    return values
 
 
-def seconds_of(series: pl.Series, unit: TimeUnit, rows: np.ndarray) -> np.ndarray:
-    """(n,) float64 seconds; since 1970 (UTC) for `iso` and `unix_ms`. A time without zone is taken as UTC.
+def moments(series: pl.Series, unit: TimeUnit, rows: np.ndarray) -> tuple[np.ndarray, list[Word]]:
+    """(n,) float64 seconds, since 1970 (UTC) for `iso` and `unix_ms`, and words that are no times as `numbers`.
 
-    Raises:
-        BadRecording: naming every row whose time is missing or cannot be read.
+    NaN where there is no time. A time without zone is taken as UTC.
     """
     if series.dtype in (pl.Datetime, pl.Date):
-        seconds = series.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64).fill_null(np.nan).to_numpy() / 1e6
-    elif unit == "iso":
-        seconds = np.array([_iso(value) for value in series.cast(pl.String)], np.float64)
-    else:
-        seconds = numbers(series.to_frame(), [series.name], rows)[:, 0] / (1000 if unit == "unix_ms" else 1)
-    bad = np.flatnonzero(~np.isfinite(seconds))
-    if len(bad):
-        example = series[int(bad[0])]
-        raise BadRecording(
-            "time_missing",
-            f"no time ({unit}) in column {series.name}, {shown_rows(rows[bad])}; the first is {example!r}",
-        )
-    return seconds
+        epoch = series.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64)
+        return epoch.fill_null(np.nan).to_numpy() / 1e6, []
+    if unit == "iso":
+        return np.array([_iso(value) for value in series.cast(pl.String)], np.float64), []
+    values, words = numbers(series.to_frame(), [series.name], rows)
+    return values[:, 0].astype(np.float64) / (1000 if unit == "unix_ms" else 1), words
 
 
 def _iso(value: str | None) -> float:
@@ -216,90 +218,15 @@ def _iso(value: str | None) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def one_time(value: str, unit: TimeUnit) -> float:
-    """A single time as `seconds_of`; NaN if it cannot be read."""
+def one_time(value: str | None, unit: TimeUnit) -> float:
+    """A single time as `moments`; NaN if it cannot be read."""
+    return only_moment(pl.Series("time", [value]), unit)
+
+
+def only_moment(series: pl.Series, unit: TimeUnit) -> float:
+    """`one_time` of a series of one cell."""
     try:
-        return float(seconds_of(pl.Series("time", [value]), unit, np.array([1]))[0])
+        seconds, words = moments(series, unit, np.array([1]))
     except BadRecording:
         return float("nan")
-
-
-# Labels as intervals
-
-
-def read_intervals(root: Path, path: str, unit: TimeUnit, subjects: Sequence[str]) -> dict[str, Intervals]:
-    """Intervals of every subject, from a table `subject_id, start, end, activity` (and optionally `session_id`).
-
-    Raises:
-        DataError: with all problems: columns, times, end before start, overlap with another activity, unknown subject.
-    """
-    frame = reading(path, lambda: open_table(root, path).collect())
-    require(path, frame.columns, LABEL_COLUMNS)
-    if frame.is_empty():
-        raise DataError(f"{path}: the table is empty. Give a row per interval, or leave the setting `labels` out.")
-    cells = {name: texts(frame[name]) for name in LABEL_COLUMNS}
-    cells["session"] = texts(frame["session_id"]) if "session_id" in frame.columns else [None] * len(frame)
-    problems: list[str] = []
-    rows: dict[str, list[tuple[str, float, float, str, int]]] = {}
-    for k in range(len(frame)):
-        subject, activity, session = cells["subject_id"][k], cells["activity"][k], cells["session"][k]
-        start, end = (_moment(frame[name], k, unit, f"{path} row {k + 1}", problems) for name in ("start", "end"))
-        if start >= end:
-            problems.append(f"{path} row {k + 1}: the interval ends before it starts")
-        problems += [f"{path} row {k + 1}: {n} is empty" for n in ("subject_id", "activity") if not cells[n][k]]
-        if subject and subject not in subjects:
-            problems.append(f"{path} row {k + 1}: subject_id {subject!r} has no recording.{nearest(subject, subjects)}")
-        rows.setdefault(str(subject), []).append((session or "", start, end, str(activity), k + 1))
-    for own in rows.values():
-        own.sort()
-        for (s1, _, end, a1, r1), (s2, start, _, a2, r2) in pairwise(own):
-            if s1 == s2 and start < end and a1 != a2:
-                problems.append(f"{path} rows {r1} and {r2}: {a1} and {a2} of the same subject overlap in time")
-    refuse(problems)
-    return {subject: _intervals(own) for subject, own in rows.items()}
-
-
-def _intervals(own: list[tuple[str, float, float, str, int]]) -> Intervals:
-    sessions, start, end, label, rows = zip(*own, strict=True)
-    return Intervals(np.array(start), np.array(end), list(label), [session or None for session in sessions], list(rows))
-
-
-def _moment(series: pl.Series, k: int, unit: TimeUnit, where: str, problems: list[str]) -> float:
-    try:
-        return float(seconds_of(series[k : k + 1], unit, np.array([k + 1]))[0])
-    except BadRecording:
-        problems.append(f"{where}: {series.name} is {series[k]!r}, a time ({unit}) is needed")
-        return float("nan")
-
-
-# Names of labels
-
-
-def known_labels(
-    labels: pl.Series, rows: np.ndarray, names: dict[str, str] | None, classes: Sequence[str], where: str,
-    problems: list[str],
-) -> list[str | None]:  # fmt: skip
-    """Labels by name; every one that has no name, or is no class, becomes a problem with its rows."""
-    table: dict[str | None, str | None] = {None: None}
-    for value in labels.drop_nulls().unique().sort():
-        name = value if names is None else names.get(value)
-        if name is None or (classes and name not in classes):
-            known = list(names or ()) if name is None else list(classes)
-            what = "label_names" if name is None else "classes"
-            hit = rows[(labels == value).fill_null(False).to_numpy()]
-            problems.append(f"{where} {shown_rows(hit)}: label {value!r} is not in {what}.{nearest(value, known)}")
-        table[value] = name
-    return [table[value] for value in labels]
-
-
-def name_intervals(
-    intervals: dict[str, Intervals], names: dict[str, str] | None, classes: Sequence[str], path: str
-) -> list[str]:
-    """Replaces label values by names, in place; the problems of those that have none."""
-    problems: list[str] = []
-    for found in intervals.values():
-        series = pl.Series("label", found.label, dtype=pl.String)
-        found.label[:] = [
-            name or "" for name in known_labels(series, np.array(found.rows), names, classes, path, problems)
-        ]
-    return problems
+    return float(seconds[0]) if not words and np.isfinite(seconds[0]) else float("nan")

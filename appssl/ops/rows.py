@@ -1,5 +1,6 @@
 """Rows of prepared samples that are trained on, and their views as a batch."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,18 @@ def training_rows(samples: pl.DataFrame) -> np.ndarray:
     return rows
 
 
+def raw_samples(data: Any, rows: np.ndarray) -> Iterator[Any]:
+    """Raw samples of rows (B,) int64 of prepared data, in their order: read at once where the data can, else singly."""
+    return iter(data.read_many(rows)) if hasattr(data, "read_many") else (data.read(int(row)) for row in rows)
+
+
 def batch_of_views(data: Any, rows: np.ndarray, views: Any, *, seed: int, epoch: int) -> dict[str, Any]:
     """{index, views} of rows (B,) int64 of prepared data; views as `contracts.Views`.
 
     Rows are read in their order in the data, where neighbours lie side by side on disk, whatever their order here.
     """
     made: list[Any] = [None] * len(rows)
-    for place in np.argsort(rows, kind="stable"):
-        row = int(rows[place])
-        made[place] = views.views(data.read(row), rng_for(seed, epoch, row))
+    order = np.argsort(rows, kind="stable")
+    for place, sample in zip(order, raw_samples(data, rows[order]), strict=True):
+        made[place] = views.views(sample, rng_for(seed, epoch, int(rows[place])))
     return {"index": torch.from_numpy(rows), "views": [torch.stack(view) for view in zip(*made, strict=True)]}

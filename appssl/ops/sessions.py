@@ -1,31 +1,46 @@
 """Recordings of a person that belong together, and their samples and labels on one clock."""
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from appssl.ops.recordings import Intervals, Recording, quoted
-from appssl.ops.resample import GAP, MISSING, OK, Clean, nearest_samples, resample
-from appssl.ops.windows import label_ticks
+from appssl.ops import sample_store
+from appssl.ops.recording_labels import Intervals
+from appssl.ops.recordings import Recording, quoted
+from appssl.ops.resample import GAP, MISSING, OK, Clean, filter_factor, nearest_samples, resample, tick_span
+from appssl.ops.sample_store import Rows, slices
+from appssl.ops.windows import label_ticks, label_type
 
 Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Usable:
-    """A recording that passed all checks: times on its own clock, seconds; labels like times; its rate, Hz.
+class SampleLabels:
+    """Labels of samples: (n,) int32 numbers in `names`, -1 without."""
 
-    `flags`: (n,) uint8 codes of `ops.resample` of samples that are there and are to be left out; null: none.
+    numbers: Rows
+    names: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class Usable:
+    """A recording, or a part of one, that passed all checks: times on its own clock, seconds; its rate, Hz.
+
+    `flags`: (r, 3) first sample, last + 1, code of `ops.resample` of samples that are there and are to be left out;
+    null: none. `is_whole`: whether every sample has a number in all channels.
     """
 
     recording: Recording
     clean: Clean
-    labels: list[str | None] | None
+    labels: SampleLabels | None
     hz: float
     flags: np.ndarray | None = None
+    is_whole: bool = False
 
-    @property
+    @cached_property
     def span(self) -> Span:
         return float(self.clean.seconds[0]), float(self.clean.seconds[-1])
 
@@ -39,18 +54,32 @@ class Usable:
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Samples of a session on the clock origin + i / hz.
+class Piece:
+    """Samples of a session from tick `first` on.
 
     Attributes:
-        origin: seconds. values: (L, devices, channels) float32, NaN where not usable.
-        codes: (L, devices) uint8 of `ops.resample`. anchor: first tick where every device of the session has begun.
+        values: (m, devices, channels) float32, NaN where not usable. codes: (m, devices) uint8 of `ops.resample`.
+    """
+
+    first: int
+    values: np.ndarray
+    codes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The clock of a session: ticks at origin + i / hz, i < length; its recordings, by device.
+
+    Attributes:
+        origin: seconds. anchor: first tick where every device of the session has begun. piece: ticks worked on at once.
     """
 
     origin: float
-    values: np.ndarray
-    codes: np.ndarray
+    hz: float
+    length: int
     anchor: int
+    piece: int
+    parts: Sequence[Sequence[Usable]]
 
 
 def collisions(usable: Sequence[Usable]) -> dict[str, str]:
@@ -96,31 +125,76 @@ def sessions(subject: str, usable: Sequence[Usable]) -> list[tuple[str, list[Usa
     return found
 
 
-def on_one_clock(
-    part: Sequence[Usable], devices: Sequence[str], num_channels: int, *, hz: float, max_gap: float
-) -> Clock:
-    """Resamples all recordings of a session. Ticks outside a device's recordings are MISSING, between them GAP."""
+def clock_of(part: Sequence[Usable], devices: Sequence[str], hz: float) -> Clock:
+    """The clock of a session. It begins with the first sample."""
     origin = min(u.span[0] for u in part)
     length = int(np.floor(round((max(u.span[1] for u in part) - origin) * hz, 6))) + 1
-    values = np.full((length, len(devices), num_channels), np.nan, np.float32)
-    codes = np.full((length, len(devices)), MISSING, np.uint8)
-    begins = []
-    for d, device in enumerate(devices):
-        edges: list[int] = []
-        for u in part:
-            if u.recording.device == device:
-                first, found, code = resample(
-                    u.clean.seconds - origin, u.clean.values, hz=hz, max_gap=max_gap, recorded_hz=u.hz
+    parts = [[u for u in part if u.recording.device == device] for device in devices]
+    begins = [min(_ticks(u, origin, hz)[0] for u in own) for own in parts if own]
+    piece = max(1, sample_store.CHUNK_ROWS // max(filter_factor(u.hz, hz) for u in part))
+    return Clock(origin, hz, length, max(begins), piece, parts)
+
+
+def _ticks(u: Usable, origin: float, hz: float) -> tuple[int, int]:
+    return tick_span(u.span[0] - origin, u.span[1] - origin, hz)
+
+
+def on_one_clock(clock: Clock, channels: list[int], *, max_gap: float) -> Iterator[Piece]:
+    """Resamples some channels of all recordings of a session, piece by piece, as if its other channels were not there.
+
+    Ticks outside a device's recordings are MISSING, between them GAP.
+    """
+    for first, end in slices(clock.length, clock.piece):
+        values = np.full((end - first, len(clock.parts), len(channels)), np.nan, np.float32)
+        codes = np.full((end - first, len(clock.parts)), MISSING, np.uint8)
+        for d, own in enumerate(clock.parts):
+            if own:
+                spans = [_ticks(u, clock.origin, clock.hz) for u in own]
+                begin, last = (
+                    min(max(edge - first, 0), end - first) for edge in (min(spans)[0], max(b for _, b in spans))
                 )
-                if u.flags is not None:
-                    _flag(code, u.flags, (u.clean.seconds - origin) * hz - first)
-                values[first : first + len(found), d], codes[first : first + len(found), d] = found, code
-                edges += [first, first + len(found)]
-        if edges:
-            between = codes[min(edges) : max(edges), d]
-            between[between == MISSING] = GAP
-            begins.append(min(edges))
-    return Clock(origin, values, codes, max(begins, default=0))
+                codes[begin:last, d] = GAP
+            for u in own:
+                _place(u, clock, channels, max_gap, first, values[:, d], codes[:, d])
+        yield Piece(first, values, codes)
+
+
+def _place(
+    u: Usable,
+    clock: Clock,
+    channels: list[int],
+    max_gap: float,
+    first: int,
+    values: np.ndarray,
+    codes: np.ndarray,
+) -> None:
+    """Writes a recording into values (m, channels) and codes (m,) of ticks from `first` on."""
+    begin, found, code = resample(
+        u.clean,
+        hz=clock.hz,
+        max_gap=max_gap,
+        recorded_hz=u.hz,
+        origin=clock.origin,
+        ticks=(first, first + len(codes)),
+        channels=channels,
+    )
+    if len(code):
+        if u.flags is not None:
+            _flag(code, *_flags_near(u, u.flags, clock, begin, begin + len(code)))
+        own = slice(begin - first, begin - first + len(code))
+        values[own], codes[own] = found, code
+
+
+def _flags_near(u: Usable, runs: np.ndarray, clock: Clock, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (n,) uint8 of the samples around ticks first..end - 1, and their places (n,) in ticks from `first` on."""
+    seconds = u.clean.seconds
+    a = max(bisect_left(seconds, clock.origin + (first - 1) / clock.hz) - 1, 0)
+    b = min(bisect_right(seconds, clock.origin + end / clock.hz) + 1, len(seconds))
+    flags = np.full(b - a, OK, np.uint8)
+    for begin, last, code in runs[(runs[:, 0] < b) & (runs[:, 1] > a)].tolist():
+        own = flags[max(begin - a, 0) : last - a]
+        np.maximum(own, code, out=own)
+    return flags, (seconds[a:b] - clock.origin) * clock.hz - first
 
 
 def _flag(codes: np.ndarray, flags: np.ndarray, ticks: np.ndarray) -> None:
@@ -132,49 +206,50 @@ def _flag(codes: np.ndarray, flags: np.ndarray, ticks: np.ndarray) -> None:
             codes[own] = np.maximum(codes[own], flag)
 
 
-def _of(intervals: Intervals, session: str | None) -> np.ndarray:
-    """(n,) bool: intervals of this session, or that name none."""
-    return np.array([s is None or session is None or quoted(s) == session for s in intervals.session], bool)
+def _of(intervals: Intervals, clock: Clock) -> np.ndarray:
+    """(n,) bool: intervals of this session, or that name none; all where the session has no name."""
+    name = next(u.recording.session for own in clock.parts for u in own)
+    return np.array([s is None or name is None or quoted(s) == name for s in intervals.session], bool)
 
 
-def meets(intervals: Intervals, part: Sequence[Usable], *, origin: float, seconds: float) -> np.ndarray:
-    """(n,) bool: which intervals lie at least in part within a session of `seconds` from `origin`."""
-    within = (intervals.start < origin + seconds) & (intervals.end > origin)
-    return within & _of(intervals, part[0].recording.session)
+def meets(intervals: Intervals, clock: Clock) -> np.ndarray:
+    """(n,) bool: which intervals lie at least in part within a session."""
+    within = (intervals.start < clock.origin + clock.length / clock.hz) & (intervals.end > clock.origin)
+    return within & _of(intervals, clock)
 
 
-def interval_labels(
-    intervals: Intervals, session: str | None, *, origin: float, length: int, hz: float
-) -> tuple[np.ndarray, list[str]]:
-    """(length,) int64 label of every tick as a number in the names, -1 without.
-
-    Args:
-        session: intervals of other sessions are passed over; null: all count.
-    """
-    own = np.flatnonzero(_of(intervals, session))
+def interval_labels(intervals: Intervals, clock: Clock) -> tuple[np.ndarray, list[str]]:
+    """(length,) integers: label of every tick as a number in the names, -1 without."""
+    own = np.flatnonzero(_of(intervals, clock))
     names = sorted({intervals.label[k] for k in own})
     number = [names.index(intervals.label[k]) for k in own]
-    return label_ticks(intervals.start[own] - origin, intervals.end[own] - origin, number, length, hz), names
+    start, end = (edge[own] - clock.origin for edge in (intervals.start, intervals.end))
+    return label_ticks(start, end, number, clock.length, clock.hz), names
 
 
-def sample_labels(
-    part: Sequence[Usable], devices: Sequence[str], *, origin: float, length: int, hz: float
-) -> tuple[np.ndarray, list[str]]:
+def sample_labels(clock: Clock) -> tuple[np.ndarray, list[str]]:
     """As `interval_labels`, from labels per sample: the nearest sample of the first device that has a label there."""
-    labels = np.full(length, -1, np.int64)
-    names = sorted({label for u in part for label in u.labels or () if label is not None})
-    position = {name: k for k, name in enumerate(names)}
-    for u in sorted(part, key=lambda u: devices.index(u.recording.device)):
-        if u.labels is None:
-            continue
-        seconds = u.clean.seconds - origin
-        low, high = (int(np.clip(round(edge * hz), 0, length - 1)) for edge in (seconds[0], seconds[-1]))
-        ticks = np.arange(low, high + 1)
-        own = np.array([-1 if label is None else position[label] for label in u.labels], np.int64)
-        own = own[nearest_samples(seconds, ticks / hz)]
-        free = labels[ticks] < 0
-        labels[ticks[free]] = own[free]
-    return labels, names
+    part = [u for own in clock.parts for u in own]
+    names = sorted({name for u in part if u.labels for name in u.labels.names if name is not None})
+    found = np.full(clock.length, -1, label_type(len(names)))
+    for u in part:
+        if u.labels is not None:
+            number = np.array([-1 if name is None else names.index(name) for name in u.labels.names] + [-1])
+            low, high = (int(np.clip(round((edge - clock.origin) * clock.hz), 0, clock.length - 1)) for edge in u.span)
+            for a, b in slices(high + 1 - low):
+                own = found[low + a : low + b]
+                ticks = np.arange(low + a, low + b) / clock.hz
+                near = number[_nearest_labels(u.clean.seconds, u.labels.numbers, clock.origin, ticks)]
+                np.copyto(own, near, where=own < 0, casting="same_kind")
+    return found, names
+
+
+def _nearest_labels(seconds: Rows, numbers: Rows, origin: float, ticks: np.ndarray) -> np.ndarray:
+    """(m,) the number (n,) of the stamp (n,) nearest to each of increasing times since the origin."""
+    b = min(bisect_left(seconds, origin + ticks[-1]) + 2, len(seconds))
+    a = max(min(bisect_right(seconds, origin + ticks[0]), b) - 2, 0)
+    found: np.ndarray = numbers[a:b][nearest_samples(seconds[a:b] - origin, ticks)]
+    return found
 
 
 def shown(span: Span) -> str:

@@ -1,6 +1,6 @@
 """Signals of sessions that were prepared in shards, joined into one array, with the statistics of its channels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -9,6 +9,8 @@ import polars as pl
 
 from appssl.errors import DataError
 from appssl.ops.resample import NON_WEAR, SATURATED
+from appssl.ops.sample_store import slices
+from appssl.ops.sessions import Clock, on_one_clock
 
 # Columns of the table of sessions; the sums are over samples that count, one number for each channel of each device.
 SESSIONS: dict[str, Any] = {
@@ -17,18 +19,50 @@ SESSIONS: dict[str, Any] = {
     "squares": pl.List(pl.Float64),
 }  # fmt: skip
 _COMMON = ("devices", "channels", "order", "splits", "not_chosen", "num_shards")
+_COPIED = 1 << 22  # bytes at once
 
 
-def sums(values: np.ndarray, codes: np.ndarray) -> dict[str, list[Any]]:
-    """Count, sum and sum of squares of each channel (L, devices, channels), without samples that are to be left out.
+class Sums:
+    """Count, sum and sum of squares of each channel of a session, without samples that are to be left out."""
+
+    def __init__(self, num_devices: int, num_channels: int) -> None:
+        self._found = np.zeros((3, num_devices, num_channels))
+
+    def add(self, values: np.ndarray, codes: np.ndarray) -> None:
+        """Takes the next samples (m, devices, channels) and their codes (m, devices) uint8 of `ops.resample`."""
+        usable = np.isfinite(values)
+        if np.isin(codes, (NON_WEAR, SATURATED)).any():
+            usable &= ~np.isin(codes, (NON_WEAR, SATURATED))[:, :, None]
+        exact = values.astype(np.float64)
+        if not usable.all():
+            exact[~usable] = 0
+        self._found += [usable.sum(0), exact.sum(0), np.einsum("mdc,mdc->dc", exact, exact)]
+
+    def row(self) -> dict[str, list[Any]]:
+        """Columns `count`, `total` and `squares` of SESSIONS."""
+        count, total, squares = self._found.reshape(3, -1).tolist()
+        return {"count": [int(number) for number in count], "total": total, "squares": squares}
+
+
+def write_session(
+    clock: Clock, num_channels: int, file: BinaryIO, *, max_gap: float, seen: Callable[[np.ndarray], None] | None
+) -> tuple[np.ndarray, Sums]:
+    """Writes the samples (L, devices, channels) float32 of a session on its clock, piece by piece.
 
     Args:
-        codes: (L, devices) uint8 of `ops.resample`.
+        seen: gets every piece (m, devices, channels) too, in order.
+    Returns:
+        Codes (L, devices) uint8 of `ops.resample`, and what is summed over the samples.
     """
-    usable = np.isfinite(values) & ~np.isin(codes, (NON_WEAR, SATURATED))[:, :, None]
-    exact = np.where(usable, values, 0).astype(np.float64)
-    found = {"count": usable.sum(0), "total": exact.sum(0), "squares": (exact**2).sum(0)}
-    return {name: numbers.ravel().tolist() for name, numbers in found.items()}
+    codes = np.empty((clock.length, len(clock.parts)), np.uint8)
+    sums = Sums(len(clock.parts), num_channels)
+    for piece in on_one_clock(clock, list(range(num_channels)), max_gap=max_gap):
+        file.write(piece.values.data)
+        codes[piece.first : piece.first + len(piece.codes)] = piece.codes
+        sums.add(piece.values, piece.codes)
+        if seen is not None:
+            seen(piece.values)
+    return codes, sums
 
 
 def refuse_mismatch(about: Sequence[Mapping[str, Any]]) -> None:
@@ -53,7 +87,10 @@ def write_signal(stored: pl.DataFrame, files: Sequence[Path], columns: int, out:
     header = {"descr": "<f4", "fortran_order": False, "shape": (int(stored["num_samples"].sum()), columns)}
     np.lib.format.write_array_header_1_0(out, header)
     for source, row, length in stored.select("source", "row", "num_samples").iter_rows():
-        out.write(np.fromfile(files[source], np.float32, length * columns, offset=row * columns * 4).data)
+        with files[source].open("rb") as file:
+            file.seek(row * columns * 4)
+            for a, b in slices(length * columns * 4, _COPIED):
+                out.write(file.read(b - a))
 
 
 def statistics(stored: pl.DataFrame, width: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

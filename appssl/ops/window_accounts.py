@@ -5,7 +5,6 @@ device's part: `kept`, its own reason, or `another_device` where it could be use
 another's sake. Each device has every window once.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,13 +24,14 @@ def of_devices(worst: np.ndarray, is_kept: np.ndarray, devices: Sequence[str]) -
     Args:
         worst: (W, devices) uint8 of `ops.windows.gravest`. is_kept: (W,) bool.
     """
+    names = {OK: KEPT, **REASONS}
     rows = []
     for d, device in enumerate(devices):
-        counts = Counter(
-            REASONS[code] if code != OK else KEPT if kept else ANOTHER
-            for code, kept in zip(worst[:, d].tolist(), is_kept.tolist(), strict=True)
-        )
-        rows += [{"by": "device", "name": device, "reason": name, "windows": n} for name, n in counts.items()]
+        other = np.count_nonzero((worst[:, d] == OK) & ~is_kept)
+        counts = np.bincount(worst[:, d], minlength=max(names) + 1)
+        counts[OK] -= other
+        found = {names[code]: int(n) for code, n in enumerate(counts)} | {ANOTHER: int(other)}
+        rows += [{"by": "device", "name": device, "reason": name, "windows": n} for name, n in found.items() if n]
     return pl.DataFrame(rows, schema=ACCOUNTS)
 
 

@@ -13,10 +13,10 @@ ends where all devices pause. The label of a window is the one that `label_purit
 such a label are kept without.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import polars as pl
@@ -26,63 +26,49 @@ from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
 from appssl.ops.channels import vectors
-from appssl.ops.clock_correction import CLOCKS, Clocks, clocks_differ, compared
+from appssl.ops.clock_correction import CLOCKS, Clocks, Lengths, clocks_differ, compared, measured_lengths
 from appssl.ops.paths import inside
 from appssl.ops.recording_draft import drafted
 from appssl.ops.recording_fates import of_intervals, of_recordings, of_windows, with_fate
+from appssl.ops.recording_labels import Intervals, Labels, label_names, name_intervals, read_intervals
 from appssl.ops.recording_tables import Columns, LongTable, RecordingTable, Wide
-from appssl.ops.recordings import (
-    BadRecording,
-    Intervals,
-    Recording,
-    Samples,
-    TimeUnit,
-    known_labels,
-    label_names,
-    name_intervals,
-    read_intervals,
-    refuse,
-    shown_rows,
-)
-from appssl.ops.resample import OK, check_rate, estimated_hz, increasing, stretches
+from appssl.ops.recordings import BadRecording, Recording, Samples, TimeUnit, refuse
+from appssl.ops.sample_store import Rows, Scratch
+from appssl.ops.session_windows import WINDOWS, window_table
 from appssl.ops.sessions import (
     Clock,
     Usable,
+    clock_of,
     collisions,
     interval_labels,
     meets,
     never_meet,
-    on_one_clock,
     sample_labels,
     sessions,
     shown,
 )
-from appssl.ops.signal_quality import QUALITY, Wear, noted, quality, units_differ
-from appssl.ops.signal_shards import SESSIONS, placed, refuse_mismatch, samples_table, statistics, sums, write_signal
+from appssl.ops.signal_notes import noted, units_differ
+from appssl.ops.signal_quality import Wear
+from appssl.ops.signal_shards import (
+    SESSIONS,
+    placed,
+    refuse_mismatch,
+    samples_table,
+    statistics,
+    write_session,
+    write_signal,
+)
 from appssl.ops.signal_sheets import Sheet, account_figures, clock_figures, figures
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
+from appssl.ops.usable_recordings import RECORDINGS, usable_parts
 from appssl.ops.window_accounts import ACCOUNTS, accounts, of_devices
-from appssl.ops.windows import device_bits, devices_of_bits, gravest, left_out, lengths, majority, starts
+from appssl.ops.windows import devices_of_bits, gathered, gravest, lengths, starts
 from appssl.settings import Settings, nearest
 
-_RECORDINGS: dict[str, Any] = {
-    "id": pl.String, "subject": pl.String, "device": pl.String, "where": pl.String, "sha256": pl.String,
-    "sessions": pl.List(pl.String), "start_seconds": pl.Float64,
-    "end_seconds": pl.Float64, "recorded_hz": pl.Float64, "num_samples": pl.Int64,
-    "repeated": pl.String, "nan": pl.String, "pauses": pl.String, **QUALITY, "outcome": pl.String, "reason": pl.String,
-    "detail": pl.String,
-}  # fmt: skip
 _INTERVALS: dict[str, Any] = {"subject": pl.String, "row": pl.Int64, "label": pl.String, "used": pl.Boolean}
-_WINDOWS: dict[str, Any] = {
-    "id": pl.String, "session": pl.String, "subject": pl.String, "offset": pl.Int64, "start_seconds": pl.Float64,
-    "label": pl.String, "label_share": pl.Float64, "devices": pl.Int64, "reason": pl.String, "detail": pl.String,
-}  # fmt: skip
-
-PAUSE_SECONDS = 600.0  # a longer pause of all devices ends a session, and takes no memory
 _MOST_MASKED = 63  # devices, as many as a bit mask in int64 holds
 
 Row = dict[str, Any]
-Rows = list[Row]
 
 
 class Config(Settings):
@@ -142,6 +128,27 @@ class Index:
     splits: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
+class Made:
+    """What a shard has to tell beside its signal: rows of its tables, and problems of labels."""
+
+    recordings: list[Row] = field(default_factory=list)
+    sessions: list[Row] = field(default_factory=list)
+    intervals: list[Row] = field(default_factory=list)
+    clocks: list[Row] = field(default_factory=list)
+    windows: list[pl.DataFrame] = field(default_factory=list)
+    accounts: list[pl.DataFrame] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def write(self, out: ArtifactWriter) -> None:
+        out.table("recordings.parquet", pl.DataFrame(self.recordings, schema=RECORDINGS))
+        out.table("sessions.parquet", pl.DataFrame(self.sessions, schema=SESSIONS))
+        out.table("windows.parquet", pl.concat([pl.DataFrame(schema=WINDOWS), *self.windows]))
+        out.table("intervals.parquet", pl.DataFrame(self.intervals, schema=_INTERVALS))
+        out.table("clocks.parquet", pl.DataFrame(self.clocks, schema=CLOCKS))
+        out.table("accounts.parquet", pl.concat([pl.DataFrame(schema=ACCOUNTS), *self.accounts]))
+
+
 class Wearable:
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -166,42 +173,19 @@ class Wearable:
         index = self.index(root)
         for name, path in self._tables().items():
             out.input(f"table:{name}", sha256_file(inside(root, path)))
-        recordings: Rows = []
-        stored: Rows = []
-        windows: Rows = []
-        intervals: Rows = []
-        clocks: Rows = []
-        by_device: list[pl.DataFrame] = []
-        problems: list[str] = []
+        made = Made()
         with out.open("signal.f32") as file:
-            for subject, loaded in index.input.load(index.subjects[shard::num_shards], index.channels):
-                usable = [u for r, s in loaded for u in self._check(r, s, index, recordings, problems)]
-                given = index.intervals.get(subject)
-                used = np.zeros(len(given.rows) if given else 0, bool)
-                for name, uncorrected in self._sessions(subject, usable, recordings):
-                    part, found = self._compared(uncorrected, index, recordings)
-                    clocks += [{"session": name, "subject": subject, **row} for row in found]
-                    clock, own, row, account = self._session(name, subject, part, index)
-                    file.write(clock.values.data)
-                    by_device.append(account)
-                    windows += own
-                    stored.append(row)
-                    if given:
-                        used |= meets(
-                            given, part, origin=clock.origin, seconds=len(clock.codes) / self.config.sampling_hz
-                        )
-                if given:
-                    columns = (given.rows, given.label, used.tolist())
-                    intervals += [
-                        {"subject": subject, "row": r, "label": n, "used": u} for r, n, u in zip(*columns, strict=True)
+            for subject, listed in index.input.load(index.subjects[shard::num_shards], index.channels):
+                with Scratch(out.folder) as scratch:
+                    usable = [u for own in listed for u in self._check(*own, index, scratch, made)]
+                    clocks = [
+                        self._session(name, part, index, scratch, file, made)
+                        for name, part in self._sessions(subject, usable, made.recordings)
                     ]
-        refuse(problems)
-        out.table("recordings.parquet", pl.DataFrame(recordings, schema=_RECORDINGS))
-        out.table("sessions.parquet", pl.DataFrame(stored, schema=SESSIONS))
-        out.table("windows.parquet", pl.DataFrame(windows, schema=_WINDOWS))
-        out.table("intervals.parquet", pl.DataFrame(intervals, schema=_INTERVALS))
-        out.table("clocks.parquet", pl.DataFrame(clocks, schema=CLOCKS))
-        out.table("accounts.parquet", pl.concat([pl.DataFrame(schema=ACCOUNTS), *by_device]))
+                if subject in index.intervals:
+                    made.intervals += _used(subject, index.intervals[subject], clocks)
+        refuse(made.problems)
+        made.write(out)
         about = {
             "shard": shard,
             "num_shards": num_shards,
@@ -247,59 +231,28 @@ class Wearable:
         )
 
     def _check(
-        self, recording: Recording, samples: Samples | BadRecording, index: Index, rows: Rows,
-        problems: list[str],
-    ) -> list[Usable]:  # fmt: skip
+        self, recording: Recording, chunks: Iterator[Samples], index: Index, scratch: Scratch, made: Made
+    ) -> list[Usable]:
         """The parts of a recording between its pauses, none if it cannot be used; its row of the table in any case."""
-        row: dict[str, Any] = {
-            "id": recording.id,
-            "subject": recording.subject,
-            "device": recording.device,
-            "where": recording.where,
-        }
+        c = self.config
+        row: Row = {name: getattr(recording, name) for name in ("id", "subject", "device", "where")}
         row["sha256"] = index.input.digest(recording)
         if recording.device not in index.devices:
-            rows.append({**row, "outcome": "left_out", "reason": "other_device", "detail": "not named in devices"})
+            row |= {"outcome": "left_out", "reason": "other_device", "detail": "not named in devices"}
+            made.recordings.append(row)
             return []
+        labels = Labels(index.names, c.classes, recording.where)
+        how: Any = {"channels": index.channels, "hz": c.sampling_hz, "max_gap": c.max_gap_seconds, "wear": c.wear}
         try:
-            if isinstance(samples, BadRecording):
-                raise samples
-            values = np.where(np.abs(samples.values) <= np.finfo(np.float32).max, samples.values, np.nan)
-            clean = increasing(samples.seconds, values, samples.rows)
-            hz = estimated_hz(clean.seconds, len(samples.seconds))
-            check_rate(hz, stated=recording.hz, hz=self.config.sampling_hz, max_gap=self.config.max_gap_seconds)
+            parts, about = usable_parts(recording, chunks, labels, scratch, **how)
         except BadRecording as bad:
-            rows.append({**row, "outcome": "failed", "reason": bad.reason, "detail": bad.detail})
+            made.recordings.append({**row, "outcome": "failed", "reason": bad.reason, "detail": bad.detail})
             return []
-        labels = None
-        if samples.labels is not None:
-            labels = known_labels(
-                samples.labels, samples.rows, index.names, self.config.classes, recording.where, problems
-            )
-            labels = [labels[k] for k in clean.kept]
-        bad_rows = samples.rows[~np.isfinite(values).all(axis=1)]
-        parts = stretches(clean.seconds, PAUSE_SECONDS)
-        paused = sum(clean.seconds[a] - clean.seconds[a - 1] for a, _ in parts[1:])
-        row |= {
-            "start_seconds": float(clean.seconds[0]),
-            "end_seconds": float(clean.seconds[-1]),
-            "recorded_hz": hz,
-            "num_samples": len(samples.seconds),
-            "repeated": f"{len(clean.repeated)}: {shown_rows(clean.repeated)}" if len(clean.repeated) else "",
-            "nan": f"{len(bad_rows)}: {shown_rows(bad_rows)}" if len(bad_rows) else "",
-            "pauses": f"{len(parts) - 1}, together {paused:.0f} s" if len(parts) > 1 else "",
-            "sessions": [],
-        }
-        found = quality(clean.seconds, clean.values, index.channels, hz, self.config.wear)
-        rows.append({**row, **found.row, "outcome": "kept", "reason": "", "detail": ""})
-        return [
-            Usable(
-                recording, clean.part(a, b), labels and labels[a:b], hz, found.codes[a:b] if found.codes.any() else None
-            )
-            for a, b in parts
-        ]
+        made.problems += labels.problems()
+        made.recordings.append({**row, **about, "outcome": "kept", "reason": "", "detail": ""})
+        return parts
 
-    def _sessions(self, subject: str, usable: list[Usable], rows: Rows) -> list[tuple[str, list[Usable]]]:
+    def _sessions(self, subject: str, usable: list[Usable], rows: list[Row]) -> list[tuple[str, list[Usable]]]:
         """Name and recordings of the sessions of a subject; what cannot be used is noted in its row."""
         by_id = {row["id"]: row for row in rows}
         for name, detail in (refused := collisions(usable)).items():
@@ -316,86 +269,85 @@ class Wearable:
                 by_id[u.recording.id]["sessions"].append(name)
         return found
 
-    def _compared(self, part: list[Usable], index: Index, rows: Rows) -> tuple[list[Usable], Rows]:
+    def _session(
+        self, name: str, part: list[Usable], index: Index, scratch: Scratch, file: BinaryIO, made: Made
+    ) -> Clock:
+        """Writes a session on one clock, and notes its windows and what else it holds."""
+        c = self.config
+        about = {"session": name, "subject": part[0].recording.subject}
+        axes = self._compared_axes(part, index)
+        clock = clock_of(part, index.devices, c.sampling_hz)
+        if axes and c.clocks.correct:
+            measured = measured_lengths(clock, axes, scratch, c.max_gap_seconds)
+            part = self._compared(about, part, measured.by_device(index.devices), made)
+            clock = clock_of(part, index.devices, c.sampling_hz)
+        is_measured = bool(axes) and not c.clocks.correct
+        passing = Lengths(clock, axes, scratch) if is_measured and all(u.is_whole for u in part) else None
+        codes, sums = write_session(
+            clock, len(index.channels), file, max_gap=c.max_gap_seconds, seen=passing.add if passing else None
+        )
+        if is_measured:
+            measured = passing or measured_lengths(clock, axes, scratch, c.max_gap_seconds)
+            self._compared(about, part, measured.by_device(index.devices), made)
+        beyond = self._windows(about, part, clock, codes, index, made)
+        row = {"start_seconds": clock.origin, "num_samples": clock.length, "windows_beyond_limit": beyond}
+        made.sessions.append({**about, **row, **sums.row()})
+        return clock
+
+    def _compared_axes(self, part: list[Usable], index: Index) -> list[int]:
+        """Channels x, y, z of the motion that clocks are compared by; none where there is nothing to compare."""
+        if not self.config.clocks.compare or self.config.wide is not None:  # columns of one table have one clock
+            return []
+        devices = {u.recording.device for u in part}
+        found: list[int] = vectors(list(index.channels))[:1].ravel().tolist() if len(devices) > 1 else []
+        return found
+
+    def _compared(self, about: Row, part: list[Usable], measured: Mapping[str, Rows], made: Made) -> list[Usable]:
         """A session's recordings on one clock, as far as that is asked for; a device whose clock is unclear fails."""
         c = self.config
-        if c.wide is not None:  # columns of one table have one clock
-            return part, []
-        triples = vectors(list(index.channels))
-        found, clocks = compared(
-            part,
-            index.devices,
-            triples[0].tolist() if len(triples) else [],
-            c.clocks,
-            hz=c.sampling_hz,
-            max_gap=c.max_gap_seconds,
-            max_residual=c.window_seconds / 2,
-        )
+        found, clocks = compared(part, measured, c.clocks, hz=c.sampling_hz, max_residual=c.window_seconds / 2)
+        made.clocks += [{**about, **row} for row in clocks]
         unclear = {row["device"]: row for row in clocks if row["outcome"] == "unclear" and c.clocks.correct}
-        for row in rows:
+        for row in made.recordings:
             if row["device"] in unclear and any(u.recording.id == row["id"] for u in part):
-                about = unclear[row["device"]]
+                clock = unclear[row["device"]]
                 detail = (
-                    f"its clock is {about['residual_seconds']:.3g} s off the line that describes it best beside "
-                    f"{about['reference']}; more than half a window ({c.window_seconds / 2:g} s)"
+                    f"its clock is {clock['residual_seconds']:.3g} s off the line that describes it best beside "
+                    f"{clock['reference']}; more than half a window ({c.window_seconds / 2:g} s)"
                 )
                 row.update(outcome="failed", reason="clock_unclear", detail=detail)
-        return [u for u in found if u.recording.device not in unclear], clocks
-
-    def _session(
-        self, name: str, subject: str, part: list[Usable], index: Index
-    ) -> tuple[Clock, Rows, Row, pl.DataFrame]:
-        """The session on one clock, its windows, its row of the table of sessions, and the account of its devices."""
-        hz, limit = self.config.sampling_hz, self.config.limit_seconds
-        clock = on_one_clock(part, index.devices, len(index.channels), hz=hz, max_gap=self.config.max_gap_seconds)
-        length = len(clock.codes)
-        if subject in index.intervals:
-            given = part[0].recording.session
-            found = interval_labels(index.intervals[subject], given, origin=clock.origin, length=length, hz=hz)
-        else:
-            found = sample_labels(part, index.devices, origin=clock.origin, length=length, hz=hz)
-        first = starts(length, self.size, self.step, anchor=clock.anchor)
-        chosen = first if limit is None else first[first + self.size <= clock.anchor + round(limit * hz)]
-        about = {"session": name, "subject": subject, "start_seconds": clock.origin}
-        beyond = len(first) - len(chosen)
-        worst = gravest(clock.codes, chosen, self.size)
-        windows = self._windows(about, clock, found, chosen, worst, index)
-        account = of_devices(worst, np.array([row["reason"] == "" for row in windows], bool), index.devices)
-        row = {**about, "num_samples": length, "windows_beyond_limit": beyond, **sums(clock.values, clock.codes)}
-        return clock, windows, row, account
+        return [u for u in found if u.recording.device not in unclear]
 
     def _windows(
-        self,
-        about: Row,
-        clock: Clock,
-        found: tuple[np.ndarray, list[str]],
-        first: np.ndarray,
-        worst: np.ndarray,
-        index: Index,
-    ) -> Rows:
-        is_masked = self.config.missing_devices == "mask"
-        needed = self.config.min_devices if is_masked else len(index.devices)
-        why = left_out(clock.codes, first, worst, self.size, min_devices=needed)
-        usable = device_bits(worst == OK).tolist() if is_masked else [None] * len(first)
-        labels, shares = majority(found[0], first, self.size, found[1], self.config.label_purity)
-        rows = []
-        for k, offset in enumerate(first.tolist()):
-            reason, touched = why[k] or ("", {})
-            parts = [f"{index.devices[d]} {count} of {self.size} samples" for d, count in touched.items()]
-            rows.append(
-                {
-                    **about,
-                    "id": f"{about['session']}/{k:06d}",
-                    "offset": offset,
-                    "start_seconds": clock.origin + offset / self.config.sampling_hz,
-                    "label": labels[k],
-                    "label_share": float(shares[k]),
-                    "devices": usable[k],
-                    "reason": reason,
-                    "detail": ", ".join(parts),
-                }
-            )
-        return rows
+        self, about: Row, part: list[Usable], clock: Clock, codes: np.ndarray, index: Index, made: Made
+    ) -> int:
+        """Notes the windows of a session, and the account of its devices; how many lie beyond the limit."""
+        c = self.config
+        if about["subject"] in index.intervals:
+            labels, names = interval_labels(index.intervals[about["subject"]], clock)
+        else:
+            labels, names = sample_labels(clock)
+        first = starts(clock.length, self.size, self.step, anchor=clock.anchor)
+        chosen = first
+        if c.limit_seconds is not None:
+            chosen = first[first + self.size <= clock.anchor + round(c.limit_seconds * clock.hz)]
+        worst = gravest(codes, chosen, self.size)
+        windows = window_table(
+            **about,
+            seconds=clock.origin + chosen / clock.hz,
+            codes=codes,
+            first=chosen,
+            worst=worst,
+            size=self.size,
+            labels=labels,
+            names=names,
+            purity=c.label_purity,
+            devices=index.devices,
+            min_devices=c.min_devices if c.missing_devices == "mask" else None,
+        )
+        made.windows.append(windows)
+        made.accounts.append(of_devices(worst, (windows["reason"] == "").to_numpy(), index.devices))
+        return len(first) - len(chosen)
 
     def merge(self, root: Path, shards: Sequence[Artifact], out: ArtifactWriter) -> None:
         """Joins the shards: `signal.npy`, samples, meta, figures, and what became of recordings and windows.
@@ -474,20 +426,26 @@ class WearableData:
         values = artifact.json("meta.json")
         self.meta = Meta(**{**values, "classes": tuple(values["classes"])})
         self.samples: pl.DataFrame = artifact.table("samples.parquet")
-        self._signal = np.load(artifact.path("signal.npy"), mmap_mode="r")
+        self._signal = np.asarray(np.load(artifact.path("signal.npy"), mmap_mode="r"))  # a memory map reads slowly
         self._position = self.samples["position"].to_numpy()
         facts = self.meta.facts
-        self._shape = (int(facts["window_samples"]), len(facts["devices"]), len(facts["channels"]))
+        self._shape = (len(facts["devices"]), len(facts["channels"]), int(facts["window_samples"]))
         self._lacking: np.ndarray | None = None
         if "devices" in self.samples.columns:
-            self._lacking = ~devices_of_bits(self.samples["devices"].to_numpy(), self._shape[1])
+            self._lacking = ~devices_of_bits(self.samples["devices"].to_numpy(), self._shape[0])
 
     def read(self, row: int) -> np.ndarray:
         start = int(self._position[row])
-        window = self._signal[start : start + self._shape[0]].reshape(self._shape)
-        found = np.ascontiguousarray(window.transpose(1, 2, 0))
+        found = np.array(self._signal[start : start + self._shape[2]].T.reshape(self._shape), order="C")
         if self._lacking is not None:
             found[self._lacking[row]] = np.nan
+        return found
+
+    def read_many(self, rows: np.ndarray) -> np.ndarray:
+        """Windows (B, devices, channels, time) float32 of rows (B,) int64, as `read` gives them one by one."""
+        found = gathered(self._signal, self._position[rows], self._shape[2]).reshape(-1, *self._shape)
+        if self._lacking is not None:
+            found[self._lacking[rows]] = np.nan
         return found
 
 
@@ -533,6 +491,15 @@ def draft(table: Path) -> dict[str, Any]:
         recipe |= {"evaluate": {"evaluators": ["classification", "knn"]}}
         quick["finetune.fit.epochs"] = 2
     return {**recipe, "quick": quick}
+
+
+def _used(subject: str, given: Intervals, clocks: Sequence[Clock]) -> list[Row]:
+    """Intervals of labels of a subject, and whether a session meets them."""
+    used = np.zeros(len(given.rows), bool)
+    for clock in clocks:
+        used |= meets(given, clock)
+    columns = zip(given.rows, given.label, used.tolist(), strict=True)
+    return [{"subject": subject, "row": row, "label": label, "used": use} for row, label, use in columns]
 
 
 def _splits(recordings: Sequence[Recording]) -> dict[str, str]:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from appssl.ops.clock_alignment import _correlation, align, motion_energy
+from appssl.ops import clock_alignment, sample_store
+from appssl.ops.clock_alignment import MotionEnergy, _correlation, _theil_sen, align, motion_energy, vector_lengths
 
 HZ = 50.0
 
@@ -91,3 +92,27 @@ def test_motion_energy_sees_motion_and_not_posture_or_units():
     assert np.isnan(energy[1500])
     assert np.isfinite(np.delete(energy, 1500)).all()
     np.testing.assert_allclose(motion_energy(shaken / 9.81, HZ) * 9.81, energy, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("hz", [1.0, 25.0, HZ])
+def test_energy_read_in_parts_is_that_of_the_whole(monkeypatch, hz):
+    rng = np.random.default_rng(0)
+    values = np.cumsum(rng.standard_normal((1500, 3)), axis=0)
+    values[[3, 700, 701, 1499]] = np.nan
+    whole = motion_energy(values, hz)
+    monkeypatch.setattr(sample_store, "CHUNK_ROWS", 97)
+    found = MotionEnergy(vector_lengths(values), hz)
+    assert len(found) == 1500
+    for begin, end in ((0, 1), (0, 500), (333, 900), (701, 702), (1400, 1500), (1499, 1600)):
+        np.testing.assert_allclose(found[begin:end], whole[begin:end], rtol=1e-6, atol=1e-6)
+    assert np.isnan(MotionEnergy(np.full(5, np.nan), hz)[:]).all()
+
+
+def test_lines_through_many_blocks_pair_a_part_of_them(monkeypatch):
+    x = np.arange(50.0)
+    y = 3 + 0.5 * x + np.random.default_rng(0).standard_normal(50) * 0.01
+    slopes = [(y[b] - y[a]) / (x[b] - x[a]) for b in range(0, 50, 3) for a in range(0, b, 3)]
+    monkeypatch.setattr(clock_alignment, "_PAIRED", 20)
+    slope, level = _theil_sen(x, y)
+    assert slope == pytest.approx(np.median(slopes))
+    assert level == pytest.approx(np.median(y - slope * x))

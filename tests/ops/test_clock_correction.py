@@ -1,13 +1,17 @@
 """Clocks of a session's devices: compared, corrected where asked for, refused where unclear."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
-from appssl.ops.clock_correction import CLOCKS, Clocks, clocks_differ, compared
+from appssl.ops import clock_correction
+from appssl.ops.clock_correction import CLOCKS, Clocks, Lengths, clocks_differ, measured_lengths
 from appssl.ops.recordings import Recording
 from appssl.ops.resample import Clean
-from appssl.ops.sessions import Usable
+from appssl.ops.sample_store import Scratch
+from appssl.ops.sessions import Usable, clock_of, on_one_clock
 
 HZ, MINUTES = 25.0, 20
 HOW = {"hz": HZ, "max_gap": 0.25, "max_residual": 1.0}
@@ -30,7 +34,16 @@ def worn(device, moves, *, offset=0.0, drift=0.0, start=1000.0, seconds=MINUTES 
     values[:, 2] += 9.81 + moves(true)
     shown = start + offset + (1 + drift) * true
     recording = Recording(id=f"r_{device}", subject="p", device=device, where="table row 1")
-    return Usable(recording, Clean(shown, values, np.arange(len(true)), np.empty(0, np.int64)), None, HZ)
+    return Usable(recording, Clean(shown, values), None, HZ)
+
+
+def compared(part, devices, acceleration, settings, *, hz, max_gap, max_residual):
+    with Scratch(Path()) as scratch:
+        lengths = {}
+        if acceleration:
+            found = measured_lengths(clock_of(part, devices, hz), acceleration, scratch, max_gap)
+            lengths = found.by_device(devices)
+        return clock_correction.compared(part, lengths, settings, hz=hz, max_residual=max_residual)
 
 
 def settings(**values):
@@ -52,7 +65,7 @@ def test_a_corrected_clock_shows_the_time_of_the_reference():
     part = [worn("hip", moves), worn("wrist", moves, offset=-3.0, drift=200e-6)]
     result, (row,) = compared(part, ["hip", "wrist"], [0, 1, 2], settings(correct=True), **HOW)
     assert row["outcome"] == "corrected"
-    hip, wrist = (next(u for u in result if u.recording.device == d).clean.seconds for d in ("hip", "wrist"))
+    hip, wrist = (next(u for u in result if u.recording.device == d).clean.seconds[:] for d in ("hip", "wrist"))
     assert np.abs(hip - wrist).max() < 0.02
     assert (np.diff(wrist) > 0).all()
 
@@ -84,9 +97,7 @@ def test_a_clock_that_no_line_describes_is_unclear_and_not_corrected():
     wrist = worn("wrist", moves)
     jumps = np.repeat([0, 5.0, -4.0, 6.0], len(wrist.clean.seconds) // 4)
     shown = np.sort(wrist.clean.seconds + jumps)
-    jumping = Usable(
-        wrist.recording, Clean(shown, wrist.clean.values, wrist.clean.kept, wrist.clean.repeated), None, HZ
-    )
+    jumping = Usable(wrist.recording, Clean(shown, wrist.clean.values), None, HZ)
     result, (row,) = compared(
         [worn("hip", moves), jumping],
         ["hip", "wrist"],
@@ -109,3 +120,23 @@ def test_the_report_warns_of_clocks_that_were_not_corrected():
     assert clocks_differ(table({**far, "outcome": "corrected"})) == ""
     assert clocks_differ(table()) == ""
     assert "differ by up to 3.21 s in 1 of 2 compared sessions" in clocks_differ(table(near, far))
+
+
+def test_lengths_met_in_passing_are_those_measured_by_themselves(tmp_path):
+    moves = body()
+    part = [worn("hip", moves, seconds=100), worn("wrist", moves, offset=20.0, seconds=50)]
+    clock = clock_of(part, ["hip", "ankle", "wrist"], HZ)
+    with Scratch(tmp_path) as scratch:
+        passing = Lengths(clock, [0, 1, 2], scratch)
+        for piece in on_one_clock(clock, [0, 1, 2], max_gap=0.25):
+            passing.add(piece.values)
+        measured = measured_lengths(clock, [0, 1, 2], scratch, 0.25)
+        for found in (passing, measured):
+            by_device = found.by_device(["hip", "ankle", "wrist"])
+            assert list(by_device) == ["hip", "wrist"]
+            assert [len(column) for column in by_device.values()] == [clock.length] * 2
+            expected = np.linalg.norm(part[1].clean.values, axis=1)  # stamps are on the ticks
+            first = np.flatnonzero(np.isfinite(by_device["wrist"][:]))[0]
+            assert first == 500
+            np.testing.assert_allclose(by_device["wrist"][500:1750], expected, rtol=1e-6)
+            assert np.isnan(by_device["wrist"][1750:]).all()

@@ -112,5 +112,5 @@ def test_sine_positions_written_out():
 def test_other_networks_are_refused():
     assert isinstance(vision_transformer("x", vit()), nn.Module)
     for other in (nn.Linear(2, 2), vit(pos_embed="none"), vit(global_pool="map")):
-        with pytest.raises(SettingsError, match=r"learners/mae hides patches .* model: vit_tiny_patch16_224"):
+        with pytest.raises(SettingsError, match=r"learners/mae needs the patches .* model: vit_tiny_patch16_224"):
             vision_transformer("learners/mae", other)

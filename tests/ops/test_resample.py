@@ -1,20 +1,19 @@
 """Samples on a common clock: equal to a literal transcription, anti-aliased, never across gaps."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from appssl.ops.recordings import BadRecording
-from appssl.ops.resample import GAP, NAN, OK, check_rate, estimated_hz, increasing, lowpass, nearest_samples, resample
-
-ROWS = np.arange(1, 10_001)
+from appssl.ops import resample as module
+from appssl.ops.resample import GAP, NAN, OK, Clean, filter_factor, lowpass, nearest_samples, resample
+from appssl.ops.sample_store import Column, Scratch
 
 
 def on_clock(seconds, values, *, hz=25.0, max_gap=0.25, recorded_hz=25.0):
-    return resample(
-        np.asarray(seconds, float), np.asarray(values, float), hz=hz, max_gap=max_gap, recorded_hz=recorded_hz
-    )
+    clean = Clean(np.asarray(seconds, float), np.asarray(values, float))
+    channels = list(range(clean.values.shape[1]))
+    return resample(clean, hz=hz, max_gap=max_gap, recorded_hz=recorded_hz, channels=channels)
 
 
 def literal(seconds, values, hz, max_gap):
@@ -121,70 +120,74 @@ def test_a_recording_between_two_ticks_has_none():
     assert (first, len(found), len(codes)) == (1, 0, 0)
 
 
-@given(st.floats(5, 200), st.integers(20, 200))
-def test_the_estimated_rate_of_regular_stamps_is_their_rate(hz, count):
-    assert estimated_hz(np.arange(count) / hz, count) == pytest.approx(hz, rel=1e-6)
-
-
-def test_the_estimated_rate_ignores_pauses_and_counts_repeated_stamps():
-    rng = np.random.default_rng(0)
-    seconds = np.arange(1000) / 100 + rng.uniform(-0.003, 0.003, 1000)
-    assert estimated_hz(seconds + np.repeat([0, 60], 500), 1000) == pytest.approx(100, rel=0.01)
-    bursts = np.repeat(np.arange(500) / 50, 2)  # every stamp twice: a clock of 50 Hz, samples of 100
-    clean = increasing(bursts, np.ones((1000, 1)), ROWS[:1000])
-    assert estimated_hz(clean.seconds, 1000) == pytest.approx(100, rel=0.01)
-
-
-def test_equal_times_are_averaged_and_named():
-    clean = increasing(np.array([0.0, 1, 1, 1, 2]), np.array([[0.0], [3], [6], [0], [1]]), ROWS[:5])
-    assert clean.seconds.tolist() == [0, 1, 2]
-    assert clean.values.tolist() == [[0], [3], [1]]
-    assert clean.repeated.tolist() == [3, 4]
-    assert clean.kept.tolist() == [0, 1, 4]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "reason", "detail"),
-    [
-        ([0, 1, 0.5, 2, 1.9], "time_goes_back", r"earlier than in the row before, row\(s\) 3, 5$"),
-        ([1], "too_short", "1 sample"),
-        ([1, 1, 1], "too_short", r"3 sample\(s\) with 1 different"),
-        ([0, 0, 0, 1, 1, 2], "time_repeated", r"3 of 6|row\(s\) 2, 3, 5"),
-    ],
-)
-def test_unusable_times_are_explained(seconds, reason, detail):
-    seconds = np.array(seconds, float)
-    if reason == "time_repeated":
-        seconds = np.append(seconds, [2.0, 2.0])
-    with pytest.raises(BadRecording, match=detail) as caught:
-        increasing(seconds, np.ones((len(seconds), 1)), ROWS[: len(seconds)])
-    assert caught.value.reason == reason
-
-
-def test_at_most_twenty_rows_are_named():
-    seconds = np.tile([1.0, 0.0], 100)
-    with pytest.raises(BadRecording, match="and 80 more"):
-        increasing(seconds, np.ones((200, 1)), ROWS[:200])
-
-
-@pytest.mark.parametrize(
-    ("found", "values", "message"),
-    [
-        (100, {"stated": 50}, "sampling_hz 50 is stated, the times say 100.*time_unit"),
-        (1, {}, "samples are 1 s apart, max_gap_seconds is 0.25"),
-        (10, {}, "10 Hz, less than half of sampling_hz 25"),
-    ],
-)
-def test_rates_that_cannot_be_are_refused(found, values, message):
-    with pytest.raises(BadRecording, match=message):
-        check_rate(found, **{"stated": None, "hz": 25.0, "max_gap": 0.25, **values})
-
-
-def test_a_stated_rate_may_differ_by_a_fifth():
-    check_rate(60.0, stated=50.0, hz=25.0, max_gap=0.25)
-    check_rate(40.0, stated=50.0, hz=25.0, max_gap=0.25)
-
-
 def test_nearest_sample():
     seconds = np.array([0.0, 1, 4])
     assert nearest_samples(seconds, np.array([-1, 0.4, 0.5, 0.6, 2.6, 9])).tolist() == [0, 0, 0, 1, 2, 2]
+
+
+# In pieces
+
+
+def recorded(hz, jitter, seed=0):
+    """A recording of a minute with gaps, and rows without a number: single ones, a few seconds, at both ends."""
+    rng = np.random.default_rng(seed)
+    seconds = 1000.0 + np.arange(int(60 * hz)) / hz
+    seconds += rng.uniform(-0.3, 0.3, len(seconds)) / hz if jitter else 0
+    values = np.cumsum(rng.standard_normal((len(seconds), 3)), axis=0).astype(np.float32)
+    for begin, end in ((0, 0.1), (7, 7.01), (12, 15.5), (20, 20.3), (30.5, 31), (41.0, 52.0), (59.9, 60)):
+        values[int(begin * hz) : int(end * hz) + 1, int(begin) % 3] = np.nan
+    gone = [slice(int(a * hz), int(b * hz)) for a, b in ((20.3, 20.8), (31, 34), (52.0, 52.4), (56, 56.2))]
+    kept = np.delete(np.arange(len(seconds)), np.concatenate([np.arange(len(seconds))[own] for own in gone]))
+    return Clean(seconds[kept], values[kept])
+
+
+@pytest.mark.parametrize("jitter", [False, True])
+@pytest.mark.parametrize("hz", [20.0, 25.0, 64.0, 100.0, 333.0])
+@pytest.mark.parametrize("step", [1, 7, 100, 1499])
+def test_ticks_asked_for_by_themselves_are_as_among_all_others(tmp_path, monkeypatch, hz, jitter, step):
+    """To float32 rounding: products of matrices of other sizes add in another order."""
+    monkeypatch.setattr(module, "_SEARCHED", 50)
+    clean = recorded(hz, jitter)
+    how = {"hz": 25.0, "max_gap": 0.25, "recorded_hz": hz, "origin": 1000.0, "channels": [0, 1, 2]}
+    first, whole, codes = resample(clean, **how)
+    assert {OK, NAN, GAP} <= set(codes)
+    with Scratch(tmp_path, 0) as scratch:
+        filed = Clean(Column(scratch), Column(scratch))
+        for a in range(0, len(clean.seconds), 700):
+            filed.seconds.append(clean.seconds[a : a + 700])
+            filed.values.append(clean.values[a : a + 700])
+        parts = [resample(filed, **how, ticks=(a, a + step)) for a in range(0, first + len(codes) + step, step)]
+    np.testing.assert_array_equal(np.concatenate([part[2] for part in parts]), codes)
+    found = np.concatenate([part[1] for part in parts])
+    np.testing.assert_allclose(found, whole, rtol=0, atol=np.spacing(np.float32(np.nanmax(np.abs(whole)))))
+    begins = np.cumsum([first, *(len(part[2]) for part in parts)])[:-1]
+    assert all(begin == part[0] for begin, part in zip(begins, parts, strict=True) if len(part[2]))
+
+
+@pytest.mark.parametrize("hz", [26.0, 50.0, 64.0, 100.0, 333.0])
+def test_the_filter_equals_its_sum_written_out(hz):
+    """Values on the fine grid by numpy's interpolation, and for every tick the sum over the taps, in float64."""
+    clean = recorded(hz, jitter=True)
+    first, found, codes = resample(clean, hz=25.0, max_gap=0.25, recorded_hz=hz, origin=1000.0, channels=[0, 1, 2])
+    factor = filter_factor(hz, 25.0)
+    edges = [0, *(np.flatnonzero(np.diff(clean.seconds) > 0.25) + 1), len(clean.seconds)]
+    expected = np.full(found.shape, np.nan)
+    taps = lowpass(factor) if factor > 1 else np.ones(1)
+    for a, b in pairwise(edges):
+        seconds, values = clean.seconds[a:b] - 1000, clean.values[a:b].astype(float)
+        good = np.isfinite(values).all(axis=1)
+        for tick in range(first, first + len(codes)):
+            if seconds[0] <= tick / 25 <= seconds[-1] and codes[tick - first] == OK:
+                fine = (tick * factor + np.arange(len(taps)) - len(taps) // 2) / (25 * factor)
+                for k in range(3):
+                    expected[tick - first, k] = taps @ np.interp(fine, seconds[good], values[good, k])
+    np.testing.assert_array_equal(np.isfinite(expected), np.isfinite(found))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=np.spacing(np.float32(np.nanmax(np.abs(expected)))))
+
+
+def test_channels_that_are_not_asked_for_do_not_matter():
+    clean = recorded(100.0, jitter=True)
+    how = {"hz": 25.0, "max_gap": 0.25, "recorded_hz": 100.0}
+    alone = Clean(clean.seconds, clean.values[:, [1]])
+    for mine, other in zip(resample(clean, channels=[1], **how), resample(alone, channels=[0], **how), strict=True):
+        np.testing.assert_array_equal(mine, other)

@@ -5,7 +5,7 @@ import torch
 
 from appssl.errors import DataError
 from appssl.ops.random import rng_for
-from appssl.ops.rows import batch_of_views, training_rows
+from appssl.ops.rows import batch_of_views, raw_samples, training_rows
 from tests.bags import BagData, PlainViews
 
 
@@ -42,3 +42,14 @@ def test_rows_are_read_in_the_order_of_the_data_and_stay_in_that_of_the_batch():
     assert read == [4, 4, 9, 12]
     for place, row in enumerate((9, 4, 12, 4)):
         assert torch.equal(batch["views"][0][place], views.views(plain(row), rng_for(5, 3, row))[0])
+
+
+def test_samples_are_read_at_once_where_the_data_can():
+    data = BagData(num_bags=2, length=8)
+    one_by_one = list(raw_samples(data, np.array([9, 4])))
+    assert len(one_by_one) == 2
+    asked = []
+    data.read_many = lambda rows: asked.append(rows.tolist()) or np.stack([data.read(int(row)) for row in rows])
+    for sample, alone in zip(raw_samples(data, np.array([9, 4])), one_by_one, strict=True):
+        np.testing.assert_array_equal(sample, alone)
+    assert asked == [[9, 4]]

@@ -7,18 +7,27 @@ import polars as pl
 import pytest
 
 from appssl.errors import DataError
+from appssl.ops import signal_shards
 from appssl.ops.resample import GAP, NAN, NON_WEAR, OK, SATURATED
-from appssl.ops.signal_shards import placed, refuse_mismatch, statistics, sums, write_signal
+from appssl.ops.signal_shards import Sums, placed, refuse_mismatch, statistics, write_signal
 
 
-def test_statistics_equal_those_of_all_samples_that_count():
+def sums(values, codes, step=10**9):
+    found = Sums(*values.shape[1:])
+    for a in range(0, len(values), step):
+        found.add(values[a : a + step], codes[a : a + step])
+    return found.row()
+
+
+@pytest.mark.parametrize("step", [10**9, 7])
+def test_statistics_equal_those_of_all_samples_that_count(step):
     rng = np.random.default_rng(0)
     rows, counted = [], []
     for length in (50, 7, 300):
         values = rng.normal(3, 2, (length, 2, 3)).astype(np.float32)
         codes = rng.choice([OK, NAN, GAP, NON_WEAR, SATURATED], size=(length, 2)).astype(np.uint8)
         values[np.isin(codes, (NAN, GAP))] = np.nan
-        rows.append(sums(values, codes))
+        rows.append(sums(values, codes, step))
         counted.append(np.where(np.isin(codes, (NON_WEAR, SATURATED))[:, :, None], np.nan, values))
     mean, std = statistics(pl.DataFrame(rows), (2, 3))
     together = np.concatenate(counted).astype(np.float64)
@@ -34,7 +43,9 @@ def test_without_samples_statistics_are_zero():
         assert (std == 0).all()
 
 
-def test_sessions_of_shards_are_written_in_the_order_of_their_names(tmp_path):
+@pytest.mark.parametrize("copied", [1 << 22, 12])
+def test_sessions_of_shards_are_written_in_the_order_of_their_names(tmp_path, monkeypatch, copied):
+    monkeypatch.setattr(signal_shards, "_COPIED", copied)
     files, tables = [], []
     for shard, sessions in enumerate(({"d": 3, "a": 2}, {"c": 4, "b": 1})):
         tables.append(pl.DataFrame({"session": list(sessions), "num_samples": list(sessions.values())}))

@@ -5,14 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appssl.ops import windows
 from appssl.ops.resample import GAP, MISSING, NAN, NON_WEAR, OK, SATURATED
 from appssl.ops.windows import (
     REASONS,
-    counts,
     device_bits,
     devices_of_bits,
+    gathered,
     gravest,
     label_ticks,
+    label_type,
     left_out,
     lengths,
     majority,
@@ -30,12 +32,6 @@ def test_lengths_in_samples():
 def test_starts_are_all_that_fit_and_one_is_the_anchor(length, size, step, anchor):
     found = starts(length, size, step, anchor=anchor).tolist()
     assert found == [k for k in range(length - size + 1) if (k - anchor) % step == 0]
-
-
-def test_counts_equal_sums_over_slices():
-    flags = np.random.default_rng(0).random((40, 3)) < 0.3
-    first = starts(40, 7, 3)
-    np.testing.assert_array_equal(counts(flags, first, 7), [flags[k : k + 7].sum(axis=0) for k in first])
 
 
 @pytest.mark.parametrize("min_devices", [3, 2, 1])
@@ -59,9 +55,12 @@ def test_the_gravest_reason_is_given_with_its_devices(min_devices):
     assert 0 < sum(found is None for found in why) < len(why)
 
 
-def test_majority_equals_counting():
+@pytest.mark.parametrize("at_once", [1, 25, 10**6])
+@pytest.mark.parametrize("dtype", [np.int8, np.int64])
+def test_majority_equals_counting(monkeypatch, dtype, at_once):
+    monkeypatch.setattr(windows, "_MIXED", at_once)
     rng = np.random.default_rng(2)
-    labels = np.repeat(rng.integers(-1, 3, 30), 7)
+    labels = np.repeat(rng.integers(-1, 3, 30), 7).astype(dtype)
     first = starts(len(labels), 10, 4)
     names, shares = majority(labels, first, 10, ["a", "b", "c"], 0.6)
     for k, name, share in zip(first, names, shares, strict=True):
@@ -90,3 +89,17 @@ def test_devices_of_a_window_survive_as_bits():
     assert (bits[0], bits[1]) == (2**63 - 1, 0)
     assert bits[2] == sum(2**d for d in range(63) if usable[2, d])
     np.testing.assert_array_equal(devices_of_bits(bits, 63), usable)
+
+
+def test_labels_take_as_few_bytes_as_their_number_allows():
+    for count, dtype in ((0, np.int8), (128, np.int8), (129, np.int16), (40_000, np.int32)):
+        assert label_type(count) == dtype
+        assert np.array([-1, count - 1]).astype(label_type(count)).tolist() == [-1, count - 1]
+
+
+def test_gathered_windows_are_slices_with_time_last():
+    signal = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
+    found = gathered(signal, np.array([3, 40, 3, 0]), 10)
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, [signal[k : k + 10].T for k in (3, 40, 3, 0)], strict=True)
+    assert gathered(signal, np.zeros(0, np.int64), 10).shape == (0, 4, 10)

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from appssl.artifact import ArtifactWriter
-from appssl.errors import DataError, SettingsError
+from appssl.errors import AppsslError, DataError, SettingsError
+from appssl.ops import sample_store
 from appssl.settings import validate
 from appssl.sources.wearable import Config, build, draft, for_new_data
 from appssl.synthetic import wearable as made
@@ -260,6 +262,28 @@ def test_clocks_of_devices_are_compared_and_corrected_where_asked(tmp_path, corr
     assert together > 0.95 if correct else together < 0.5
 
 
+@pytest.mark.parametrize("correct", [False, True])
+def test_clocks_need_numbers_of_the_acceleration_only(tmp_path, correct):
+    """A device without gyroscope: its windows are left out, its clock is compared as if there were no such channel."""
+    moves = body()
+    found = []
+    for folder, channels in (("a", ["acc_x", "acc_y", "acc_z"]), ("b", ["acc_x", "acc_y", "acc_z", "gyro_x"])):
+        table = {}
+        for device, offset in (("hip", 0.0), ("wrist", 2.5)):
+            u = worn(device, moves, offset=offset)
+            values = np.column_stack([u.clean.values, np.full(len(u.clean.values), np.nan if device == "hip" else 1.0)])
+            frame = pl.DataFrame(values[:, : len(channels)], schema=channels).with_columns(time=u.clean.seconds)
+            table[f"s1_{device}"] = ("s1", device, frame)
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, table)
+        settings = config(**BOTH, clocks={"correct": correct, "block_seconds": 60})
+        artifact, data = prepared(settings, tmp_path / folder, tmp_path / folder / "out")
+        found.append(artifact.table("clocks.parquet"))
+    assert len(data.samples) == 0
+    assert found[0]["outcome"].to_list() == ["corrected" if correct else "estimated"]
+    assert_frame_equal(found[1], found[0], rel_tol=1e-9)
+
+
 def test_a_device_whose_clock_is_unclear_fails_where_it_should_be_corrected(tmp_path):
     table = {}
     for device, seed in (("hip", 0), ("wrist", 5)):
@@ -372,6 +396,18 @@ def test_times_when_a_device_was_not_worn_are_left_out_and_told(tmp_path):
     assert np.isfinite(signal).all()  # flagged, not blanked
     worn = np.delete(signal, slice(20 * 600, 85 * 600), axis=0)[:, 5]
     assert data.meta.facts["channel_std"][1][2] == pytest.approx(worn.std(), rel=1e-4)
+
+
+def test_times_not_worn_after_a_pause_are_where_they_are(tmp_path):
+    """An hour at rest from minute 80 on, which is 20 minutes after a pause of an hour."""
+    frame = imu(160, table=(80, 150))
+    frame = frame.with_columns(time=pl.when(pl.col("time") >= 3600).then(pl.col("time") + 3600).otherwise("time"))
+    write(tmp_path, {"h": ("s1", "hip", frame)})
+    artifact, data = prepared(config(**AT_10), tmp_path, tmp_path / "out")
+    assert artifact.accounts()["windows"].left_out == {"non_wear": 70 * 30}
+    starts = data.samples.filter(session="s1/0002")["start_seconds"].to_numpy() / 60
+    assert len(starts) == 30 * 30
+    assert not ((starts > 60 + 80 - 0.03) & (starts < 60 + 150)).any()
 
 
 def test_windows_at_rest_stay_where_that_is_set(tmp_path):
@@ -535,6 +571,151 @@ def test_the_account_of_a_device_tells_its_own_reason(tmp_path):
         assert found["hip"] == hip
         assert found["ankle"] == {"kept": ankle, "missing_device": 5}
         assert found["wrist"]["gap"] == 1
+
+
+# Any length
+
+
+def eventful(root, suffix):
+    """Half an hour of two devices, each in two recordings, and a third: everything that can happen, at odd places."""
+    rng = np.random.default_rng(0)
+    moves = body()
+    rows = []
+    for name, device, hz, begin in (
+        ("h0", "hip", 50.0, 0.0),
+        ("h1", "hip", 50.0, 1900.0),
+        ("w0", "wrist", 33.0, 3.21),
+        ("w1", "wrist", 33.0, 1903.5),
+        ("a0", "ankle", 26.0, 100.0),
+    ):
+        times = begin + np.arange(int(900 * hz)) / hz + (rng.uniform(-0.3, 0.3, int(900 * hz)) / hz if hz == 33 else 0)
+        values = 0.05 * rng.standard_normal((len(times), 6))
+        values[:, 2] += 9.81 + moves(np.maximum(times % 1000, 0))
+        values[:, 3] += moves(np.maximum(times % 1000, 0) + 0.3)
+        values[:, 3] = np.clip(values[:, 3], -9, 1.5)
+        values[5000:9000, :3] = values[5000, :3]  # lies on a table
+        values[12_345:12_347, 4] = np.nan
+        values[15_000:17_000, 3] = np.nan  # longer than a filter
+        held = np.arange(len(times))
+        held[9_500:10_100] -= held[9_500:10_100] % 3
+        kept = np.delete(np.arange(len(times)), slice(18_000, 18_200) if hz < 50 else slice(0, 0))
+        labels = np.array(["walk", "run", "", "sit"])[(times // 37 % 4).astype(int)]
+        times[20_000:20_003] = times[20_000]
+        times[700] = times[699]
+        if name == "h1":
+            times[30_000:] += 1000.0  # a pause
+        frame = pl.DataFrame(values[held][kept].astype(np.float32), schema=made.CHANNELS)
+        frame = frame.with_columns(time=times[kept], act=labels[kept])
+        file = f"{name}.{suffix}"
+        frame.write_csv(root / file) if suffix == "csv" else frame.write_parquet(root / file, row_group_size=4096)
+        rows.append((name, "s1", device, file))
+    names = ["recording_id", "subject_id", "device", "path"]
+    pl.DataFrame(rows, schema=names, orient="row").write_csv(root / "recordings.csv")
+
+
+EVENTFUL = {
+    "table": "recordings.csv", "columns": {"label": "act"}, "window_seconds": 2.0, "missing_devices": "mask",
+    "split": {"test": 0, "val": 0},
+    "wear": {"minutes": 1.0, "block_seconds": 7.0, "leave_out": ["non_wear", "saturated"]},
+}  # fmt: skip
+
+
+def assert_same(found, expected, name):
+    """Tables: numbers to the rounding of sums, everything else equal."""
+    left, right = found.table(name), expected.table(name)
+    assert_frame_equal(left, right, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def assert_same_data(found, expected):
+    for name in ("samples", "recordings", "sessions", "clocks", "accounts", "quarantine"):
+        assert_same(found, expected, f"{name}.parquet")
+    signals = [np.load(artifact.path("signal.npy")) for artifact in (found, expected)]
+    largest = np.float32(np.nanmax(np.abs(signals[1])))
+    np.testing.assert_allclose(*signals, rtol=0, atol=np.spacing(largest))  # NaN in the same places
+
+
+@pytest.fixture
+def tiny_chunks(monkeypatch):
+    """From here on everything goes through a file, in chunks of `rows`."""
+
+    def start(rows):
+        monkeypatch.setattr(sample_store, "CHUNK_ROWS", rows)
+        monkeypatch.setattr(sample_store, "IN_MEMORY", 0)
+
+    return start
+
+
+@pytest.mark.parametrize("correct", [False, True])
+@pytest.mark.parametrize(("suffix", "hz"), [("parquet", 25.0), ("csv", 25.0), ("parquet", 50.0), ("parquet", 10.0)])
+def test_what_is_prepared_does_not_depend_on_chunks_and_pieces(tmp_path, tiny_chunks, suffix, hz, correct):
+    eventful(tmp_path, suffix)
+    settings = config(**{**EVENTFUL, "sampling_hz": hz, "clocks": {"block_seconds": 60.0, "correct": correct}})
+    whole, data = prepared(settings, tmp_path, tmp_path / "whole")
+    table = whole.table("recordings.parquet")
+    for column in ("repeated", "nan", "saturated", "non_wear"):
+        assert (table[column] != "").any(), column
+    assert (table["pauses"] != "").sum() == 1
+    assert whole.table("clocks.parquet").filter(pl.col("outcome") != "not_estimated").height > 0
+    assert set(whole.accounts()["windows"].left_out) >= {"non_wear", "nan"}
+    assert {"walk", "run", "sit", None} == set(data.samples["label"])
+    tiny_chunks(1009)
+    found, _ = prepared(settings, tmp_path, tmp_path / "found")
+    assert_same_data(found, whole)
+
+
+@pytest.mark.parametrize("layout", ["long", "wide", "intervals"])
+def test_other_layouts_do_not_depend_on_chunks_and_pieces(tiny, tmp_path, tiny_chunks, layout):
+    if layout == "long":
+        long_table(tmp_path)
+        settings = config(long_table="long.parquet", **LONG)
+    elif layout == "wide":
+        wide_table(tmp_path)
+        settings = config(**WIDE)
+    else:
+        settings = config(**MADE)
+    root = tiny if layout == "intervals" else tmp_path
+    whole, _ = prepared(settings, root, tmp_path / "whole")
+    tiny_chunks(37)
+    found, _ = prepared(settings, root, tmp_path / "found")
+    assert_same_data(found, whole)
+
+
+def test_nothing_is_left_beside_the_results(tmp_path, tiny_chunks):
+    tiny_chunks(100)
+    pair(tmp_path)
+    prepared(config(**BOTH), tmp_path, tmp_path / "out")
+    for folder in ("shard0", "data"):
+        manifest = json.loads((tmp_path / "out" / folder / "manifest.json").read_text())
+        there = {
+            file.relative_to(tmp_path / "out" / folder).as_posix() for file in (tmp_path / "out" / folder).rglob("*")
+        }
+        assert there - {"figures", "manifest.json"} == set(manifest["files"])
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, tiny_chunks, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    tiny_chunks(100)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    pair(tmp_path)
+    with pytest.raises(AppsslError, match=r"No space left on device\. Free space or choose another --out"):
+        prepared(config(**BOTH), tmp_path, tmp_path / "out")
+    assert list((tmp_path / "out" / "shard0").iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["refuse", "mask"])
+def test_many_windows_read_at_once_are_those_read_one_by_one(tmp_path, missing):
+    three_devices(tmp_path)
+    _, data = prepared(config(**{**BOTH, "missing_devices": missing, "overlap": 0.7}), tmp_path, tmp_path / "out")
+    rows = np.random.default_rng(0).integers(0, len(data.samples), 40)
+    found = data.read_many(rows)
+    assert found.shape == (40, 3, 2, 50)
+    assert found.flags.c_contiguous
+    assert found.flags.writeable
+    np.testing.assert_array_equal(found, np.stack([data.read(row) for row in rows]), strict=True)
+    assert np.isnan(found).any() == (missing == "mask")
+    assert data.read_many(rows[:0]).shape == (0, 3, 2, 50)
 
 
 # Faults of recordings: explained, and never in the way of the others

@@ -196,6 +196,8 @@ class PreparedData(Protocol):
         """Raw sample: (H, W, 3) uint8 image, (devices, channels, time) float32 signal, (tokens,) int64 item."""
         ...
 
+    # Optional: read_many(rows (B,) int64) -> (B, ...), what `read` gives of each row, where that is faster at once.
+
 
 class Source(Protocol):
     """Built by `sources/<name>.py: build(config)`. Prepares in shards, merges, opens."""

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from appssl.contracts import Batch, Examples, PreparedData, Views
 from appssl.errors import DataError, SettingsError
 from appssl.ops.random import permutation, rng_for
+from appssl.ops.rows import raw_samples
 from appssl.settings import nearest
 
 _ACCELERATORS = ("auto", "cpu", "cuda", "gpu")
@@ -37,7 +38,8 @@ class LabelledExamples:
 
     def batch(self, indices: np.ndarray, *, seed: int, epoch: int) -> Batch:
         rows = self.rows[indices]
-        made = [self.views.augment(self.data.read(int(row)), rng_for(seed, epoch, int(row))) for row in rows]
+        samples = raw_samples(self.data, rows)
+        made = [self.views.augment(x, rng_for(seed, epoch, int(row))) for x, row in zip(samples, rows, strict=True)]
         return {
             "index": torch.from_numpy(rows),
             "input": torch.stack(made),
@@ -49,7 +51,7 @@ class LabelledExamples:
         rows = self.rows[indices]
         return {
             "index": torch.from_numpy(rows),
-            "input": torch.stack([self.views.plain(self.data.read(int(row))) for row in rows]),
+            "input": torch.stack([self.views.plain(sample) for sample in raw_samples(self.data, rows)]),
             "target": torch.from_numpy(self.targets[indices]),
         }
 
@@ -181,7 +183,7 @@ def embed(
     parts: list[Tensor] = []
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
-            inputs = [views.plain(data.read(int(row))) for row in rows[start : start + batch_size]]
+            inputs = [views.plain(sample) for sample in raw_samples(data, rows[start : start + batch_size])]
             parts.append(model(torch.stack(inputs).to(device)).float().cpu())
     if not parts:
         raise DataError("there are no rows to embed.")

@@ -7,7 +7,7 @@ import typer
 from appssl.cli.options import Json
 
 _PACKAGES = {  # the least versions, as in pyproject.toml
-    "torch": (2, 5), "torchvision": (0, 20), "timm": (1, 0), "albumentations": (2, 0), "polars": (1, 20),
+    "torch": (2, 5), "torchvision": (0, 20), "timm": (1, 0), "albumentations": (2, 0), "polars": (1, 34),
     "scikit-learn": (1, 5), "mlflow": (3, 7), "snakemake": (9, 0),
 }  # fmt: skip
 _LEAST_DISK_GB, _LEAST_MEMORY_GIB = 1, 2

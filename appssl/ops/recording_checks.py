@@ -65,7 +65,8 @@ def checked(chunks: Iterable[Samples], labels: Labels, scratch: Scratch) -> Chec
         found, bad = within_float32(chunk.values)
         not_finite.add(chunk.rows[bad])
         own = None if chunk.labels is None else labels.add(chunk.labels, chunk.rows)
-        keep(increasing.add(Increased(chunk.seconds, found, own), chunk.rows))
+        for done in increasing.add(Increased(chunk.seconds, found, own), chunk.rows):
+            keep(done)
         count += len(chunk.rows)
     increasing.refuse()
     keep(increasing.last())
@@ -100,11 +101,6 @@ class Increased:
     def __getitem__(self, rows: slice) -> "Increased":
         return Increased(self.seconds[rows], self.values[rows], None if self.labels is None else self.labels[rows])
 
-    def followed_by(self, other: "Increased") -> "Increased":
-        labels = None if other.labels is None else np.concatenate([self.labels, other.labels])
-        values = np.concatenate([self.values.T, other.values.T], axis=1).T  # channels stay contiguous
-        return Increased(np.concatenate([self.seconds, other.seconds]), values, labels)
-
 
 class Increasing:
     """Checks that time never goes back, and averages samples with equal time; their label is that of the first.
@@ -122,7 +118,7 @@ class Increasing:
         self._sum = np.zeros(0)
         self._together = 0
 
-    def add(self, samples: Increased, rows: np.ndarray) -> Increased:
+    def add(self, samples: Increased, rows: np.ndarray) -> list[Increased]:
         """Takes the next samples, whose times are not checked yet, and gives those whose time is complete."""
         steps = np.diff(samples.seconds, prepend=-np.inf if self._newest is None else self._newest.seconds)
         self._back.add(rows[steps < 0])
@@ -132,10 +128,10 @@ class Increasing:
         self._different += len(first)
         self._repeat(samples.values[: first[0] if len(first) else len(steps)])
         if not len(first):
-            return samples[:0]
+            return []
         labels = None if samples.labels is None else samples.labels[first]
         new = Increased(samples.seconds[first], _means(samples.values, first), labels)
-        done = new[:-1] if self._newest is None else self.last().followed_by(new[:-1])
+        done = [new[:-1]] if self._newest is None else [self.last(), new[:-1]]
         begin = int(first[-1])
         self._newest = samples[begin : begin + 1]
         self._sum, self._together = self._newest.values[0].astype(np.float64), 1

@@ -180,8 +180,10 @@ def _fill(part: _Part, grid: _Grid, a: int, b: int, low: int, out: np.ndarray, c
             seconds, values = np.append(seconds, part.beyond[1][0]), np.vstack([values, part.beyond[1][1]])
     factor, half = grid.factor, _half(grid.factor)
     count = (out.shape[1] - 1) * factor + 2 * half + 1
-    found = _interpolated(seconds, values, low * factor - half, count, grid.hz * factor)
-    out[:] = found if factor == 1 else _decimated(found, factor)
+    room = -(-count // (2 * half)) * 2 * half + 2 * half if half else count
+    found = np.zeros((len(out), room))
+    _interpolate(seconds, values, low * factor - half, grid.hz * factor, found[:, :count])
+    out[:] = _decimated(found, factor)[:, : out.shape[1]] if half else found
     out[:, codes == NAN] = np.nan
 
 
@@ -190,10 +192,12 @@ def _half(factor: int) -> int:
     return len(lowpass(factor)) // 2 if factor > 1 else 0
 
 
-def _interpolated(seconds: np.ndarray, values: np.ndarray, begin: int, count: int, hz: float) -> np.ndarray:
-    """(channels, count) float64: straight lines between samples at the times (begin + k) / hz; the ends are held."""
+def _interpolate(seconds: np.ndarray, values: np.ndarray, begin: int, hz: float, out: np.ndarray) -> None:
+    """Fills (channels, m) with straight lines between samples, at the times (begin + k) / hz; the ends are held."""
     if len(seconds) == 1:
-        return np.repeat(values.T.astype(np.float64), count, axis=1)
+        out[:] = values.T
+        return
+    count = out.shape[1]
     place = (seconds - begin / hz) * hz
     before = np.clip(np.ceil(place - _ROUNDING), 0, count).astype(np.int64)  # points of the grid before each stamp
     left = np.repeat(np.arange(-1, len(seconds)), np.diff(before, prepend=0, append=count))
@@ -206,31 +210,27 @@ def _interpolated(seconds: np.ndarray, values: np.ndarray, begin: int, count: in
     weight = np.arange(begin, begin + count) / hz - begins
     weight /= seconds[high] - begins
     np.clip(weight, 0, 1, out=weight)
-    found = np.empty((values.shape[1], count))
-    for line, column in zip(found, values.T.astype(np.float64), strict=True):
+    for line, column in zip(out, values.T.astype(np.float64), strict=True):
         first = column[low]
         np.subtract(column[high], first, out=line)
         line *= weight
         line += first
-    return found
 
 
 def _decimated(values: np.ndarray, factor: int) -> np.ndarray:
-    """(channels, m): (channels, (m - 1) * factor + length of the filter) low-passed, every `factor`-th value.
+    """(channels, m): values low-passed, every `factor`-th one, and some more that lack values after them.
 
     As a product of matrices: the values in rows of as many as the filter is long, times the taps of the results that
     begin in a row, for the row itself and for the one after it.
+
+    Args:
+        values: (channels, k * length of the filter), where that is its number of taps - 1.
     """
     first, second = _toeplitz(factor)
-    width = first.shape[0]
-    rows = -(-values.shape[1] // width) + 1
-    padded = np.zeros((len(values), rows * width))
-    padded[:, : values.shape[1]] = values
-    blocks = padded.reshape(len(values), rows, width)
-    found = blocks[:, :-1] @ first
-    found += blocks[:, 1:] @ second
-    num = (values.shape[1] - width - 1) // factor + 1
-    return found.reshape(len(values), -1)[:, :num]
+    rows = values.reshape(len(values), -1, len(first))
+    found = rows[:, :-1] @ first
+    found += rows[:, 1:] @ second
+    return found.reshape(len(values), -1)
 
 
 @cache

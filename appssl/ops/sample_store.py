@@ -7,8 +7,8 @@ whatever way.
 import errno
 import os
 import tempfile
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,22 +30,23 @@ def slices(length: int, rows: int | None = None) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Filed:
-    """An array (n,) or (channels, n) in a file."""
+    """An array (channels, n) in a file."""
 
     file: BinaryIO
     offset: int
     dtype: np.dtype
     shape: tuple[int, ...]
 
-    def read(self, begin: int, end: int, channels: list[int]) -> np.ndarray:
-        """(channels, end - begin)."""
-        found = np.empty((len(channels), end - begin), self.dtype)
-        for row, channel in zip(found, channels, strict=True):
-            self.file.seek(self.offset + (channel * self.shape[-1] + begin) * self.dtype.itemsize)
-            view = memoryview(row).cast("B")
+    def read(self, begin: int, channels: Sequence[int], out: np.ndarray) -> None:
+        """Fills `out` (channels, m) with the numbers of some channels from `begin` on."""
+        for row, channel in zip(out, channels, strict=True):
+            own = row if row.dtype == self.dtype else np.empty(len(row), self.dtype)
+            self.file.seek(self.offset + (channel * self.shape[1] + begin) * self.dtype.itemsize)
+            view = memoryview(own.data).cast("B")
             while view:
                 view = view[self.file.readinto(view) :]  # type: ignore[attr-defined]
-        return found
+            if own is not row:
+                row[:] = own
 
 
 class Scratch:
@@ -107,7 +108,7 @@ def _reserve(file: BinaryIO, begin: int, num_bytes: int) -> None:
 
 
 class Column:
-    """Rows (n,) or (n, channels) that were appended in chunks.
+    """Rows (n,) or (n, channels) that were appended, kept in chunks of `CHUNK_ROWS`.
 
     Reads like an array with its rows first: `[a:b]`, `[a:b, [0, 2]]` for some channels, and `[k]` for one row. Every
     read goes to the file again where the rows lie there; the channels of what is read are contiguous in memory.
@@ -115,16 +116,37 @@ class Column:
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
-        self._chunks: list[np.ndarray | _Filed] = []
+        self._chunks: list[np.ndarray | _Filed] = []  # (channels, n) each
         self._ends = [0]
+        self._open = np.zeros((1, 0))  # (channels, CHUNK_ROWS), and how many of these rows are there
+        self._filled = 0
+        self._is_flat = True
 
     def append(self, rows: np.ndarray) -> None:
-        if len(rows) or not self._chunks:  # the first chunk says what kind of rows there are, also without any
-            self._chunks.append(self._scratch.keep(rows.T))
-            self._ends.append(self._ends[-1] + len(rows))
+        if rows.dtype != self._open.dtype or not self._open.size:
+            self._close()
+            self._is_flat = rows.ndim == 1
+            self._open = np.empty((1 if self._is_flat else rows.shape[1], CHUNK_ROWS), rows.dtype)
+        begin, room = 0, self._open.shape[1]
+        while begin < len(rows):
+            part = rows[begin : begin + room - self._filled]
+            self._open[:, self._filled : self._filled + len(part)] = part.T
+            begin, self._filled = begin + len(part), self._filled + len(part)
+            if self._filled == room:
+                self._close()
+
+    def _close(self) -> None:
+        """Keeps the open chunk, full or not."""
+        if self._filled:
+            kept = self._scratch.keep(self._open[:, : self._filled])
+            self._chunks.append(kept)
+            self._ends.append(self._ends[-1] + self._filled)
+            self._filled = 0
+            if isinstance(kept, np.ndarray):
+                self._open = np.empty_like(self._open)
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return self._ends[-1] + self._filled
 
     def __getitem__(self, key: Any) -> Any:
         rows, channels = key if isinstance(key, tuple) else (key, None)
@@ -135,13 +157,25 @@ class Column:
         return self._read(row, row + 1, channels)[0]
 
     def _read(self, begin: int, end: int, channels: list[int] | None) -> np.ndarray:
-        k = min(bisect_right(self._ends, begin) - 1, len(self._chunks) - 1)
-        parts: list[np.ndarray] = []
-        while not parts or begin < end:
-            first, last = self._ends[k], min(end, self._ends[k + 1])
-            parts.append(_part(self._chunks[k], begin - first, last - first, channels))
-            begin, k = last, k + 1
-        return (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)).T
+        self._close()
+        self._open = self._open[:, :0].copy()  # most columns are read when they are complete
+        k = bisect_right(self._ends, begin) - 1
+        everything = list(range(self._open.shape[0]))
+        wanted = everything if channels is None else channels
+        own = self._chunks[k : bisect_left(self._ends, end)]
+        if len(own) == 1 and isinstance(own[0], np.ndarray) and wanted == everything:
+            found = own[0][:, begin - self._ends[k] : end - self._ends[k]]
+        else:
+            types = [chunk.dtype for chunk in own] or [self._open.dtype]
+            found = np.empty((len(wanted), end - begin), np.result_type(*types))
+            for first, last, chunk in zip(self._ends[k:], self._ends[k + 1 :], own, strict=False):
+                a, b = max(begin, first), min(end, last)
+                part = found[:, a - begin : b - begin]
+                if isinstance(chunk, np.ndarray):
+                    part[:] = chunk[:, a - first : b - first][wanted]
+                else:
+                    chunk.read(a - first, wanted, part)
+        return found[0] if self._is_flat else found.T
 
 
 class View:
@@ -164,11 +198,3 @@ class View:
 
 
 Rows = np.ndarray | Column | View
-
-
-def _part(chunk: np.ndarray | _Filed, begin: int, end: int, channels: list[int] | None) -> np.ndarray:
-    everything = list(range(chunk.shape[0])) if len(chunk.shape) > 1 else [0]
-    if isinstance(chunk, _Filed):
-        found = chunk.read(begin, end, everything if channels is None else channels)
-        return found[0] if len(chunk.shape) == 1 else found
-    return chunk[..., begin:end] if channels in (None, everything) else chunk[channels, begin:end]

@@ -84,7 +84,8 @@ def quality(seconds: Rows, values: Rows, channels: Sequence[str], hz: float, wea
             for blocks in (worn, rest):
                 blocks.add(begin + position, times, motion)
         if gyro:
-            rotations.add(np.linalg.norm(_finite(part.T[gyro].T)[1], axis=1))
+            x, y, z = _finite(part.T[gyro].T)[1].T
+            rotations.add(x * x + y * y + z * z)
     limits = {name: _saturated(values, k, extremes[k], wear.saturated_run) for k, name in enumerate(channels)}
     still = not_worn(worn.blocks(), hz, wear.still_mg, wear.minutes)
     flags = [(a, b, SATURATED) for runs in limits.values() for a, b in runs if "saturated" in wear.leave_out]
@@ -95,7 +96,7 @@ def quality(seconds: Rows, values: Rows, channels: Sequence[str], hz: float, wea
         "constant": ", ".join(name for name, own in zip(channels, extremes, strict=True) if own.is_constant),
         "non_wear": f"{len(still)}, together {resting / 60:.0f} min" if still else "",
         "non_wear_seconds": resting,
-        **_units(at_rest(rest.blocks(), hz, wear.still_mg), rotations.value()),
+        **_units(at_rest(rest.blocks(), hz, wear.still_mg), rotations.root()),
     }
     return Quality(np.array(flags, np.int64).reshape(-1, 3), row)
 
@@ -136,7 +137,7 @@ def _saturated(values: Rows, channel: int, extremes: Extremes, shortest: int) ->
 
 
 class Percentile:
-    """A high percentile of up to `most` numbers that come in chunks; keeps only those that may be above it."""
+    """A high percentile of up to `most` lengths, whose squares come in chunks; keeps those that may be above it."""
 
     def __init__(self, percent: float, most: int) -> None:
         self._percent = percent
@@ -152,13 +153,13 @@ class Percentile:
             self._largest = np.partition(self._largest, -self._size)[-self._size :]
             self._least = float(self._largest.min())
 
-    def value(self) -> float | None:
-        """As of `np.percentile`; None without a number."""
+    def root(self) -> float | None:
+        """That of the square roots, as of `np.percentile`; None without a number."""
         if not self._count:
             return None
         place = self._percent / 100 * (self._count - 1) - (self._count - len(self._largest))
         below = int(place)
-        found = np.sort(self._largest)[below : below + 2]
+        found = np.sqrt(np.sort(self._largest)[below : below + 2])
         return float(found[0] + (place - below) * (found[-1] - found[0]))
 
 

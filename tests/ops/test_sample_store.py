@@ -19,10 +19,12 @@ def filled(scratch, rows, sizes):
     return column
 
 
+@pytest.mark.parametrize("rows_of_a_chunk", [1, 16, 1000])
 @pytest.mark.parametrize("limit", [0, 700, 1 << 20])  # all in a file, some, none
 @pytest.mark.parametrize("shape", [(), (1,), (3,)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
-def test_a_column_reads_like_its_array(tmp_path, limit, shape, dtype):
+def test_a_column_reads_like_its_array(tmp_path, monkeypatch, rows_of_a_chunk, limit, shape, dtype):
+    monkeypatch.setattr(sample_store, "CHUNK_ROWS", rows_of_a_chunk)
     rows = np.random.default_rng(0).integers(-99, 99, (100, *shape)).astype(dtype)
     with Scratch(tmp_path, limit) as scratch:
         column = filled(scratch, rows, [1, 40, 0, 9, 50])
@@ -44,6 +46,16 @@ def test_chunks_of_several_types_are_read_as_the_larger_one(tmp_path):
         column.append(np.ones((2, 2), np.float32))
         column.append(np.full((2, 2), 0.1))
         np.testing.assert_array_equal(column[:], [[1, 1], [1, 1], [0.1, 0.1], [0.1, 0.1]])
+        assert (column[:1].dtype, column[:].dtype) == (np.float32, np.float64)
+
+
+def test_a_column_may_grow_after_it_was_read(tmp_path):
+    with Scratch(tmp_path, 0) as scratch:
+        column = Column(scratch)
+        for k in range(5):
+            column.append(np.arange(k))
+            assert len(column[:]) == len(column) == k * (k + 1) / 2
+        assert column[:].tolist() == [0, 0, 1, 0, 1, 2, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 20])
@@ -70,7 +82,7 @@ def test_slices_cover_everything_once():
 def test_nothing_is_left_also_after_an_error(tmp_path):
     def failing():
         with Scratch(tmp_path, 0) as scratch:
-            filled(scratch, np.arange(1000), [1000])
+            assert filled(scratch, np.arange(1000), [1000])[999] == 999
             assert list(tmp_path.iterdir()) == []  # the file has no name from the beginning
             raise ZeroDivisionError
 
@@ -83,7 +95,7 @@ def test_small_things_need_no_file(tmp_path):
     with Scratch(tmp_path / "missing", 8000) as scratch:
         assert filled(scratch, np.arange(1000.0), [1000])[7] == 7
         with pytest.raises(AppsslError, match="no space for long recordings"):
-            filled(scratch, np.arange(1000.0), [1000])
+            filled(scratch, np.arange(1000.0), [1000])[0]
 
 
 def test_a_full_disk_says_what_to_do(tmp_path, monkeypatch):
@@ -92,7 +104,7 @@ def test_a_full_disk_says_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with Scratch(tmp_path, 0) as scratch, pytest.raises(AppsslError, match=r"No space left on device\. Free space or"):
-        filled(scratch, np.arange(10), [10])
+        filled(scratch, np.arange(10), [10])[0]
 
 
 def test_where_room_cannot_be_reserved_the_file_is_just_written(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import yaml
 
 from appssl import outcome
 from appssl.artifact import write_bytes
+from appssl.workflow import num_workers
 
 _WITH_DEVICES = ("pretrain", "finetune")
 
@@ -113,8 +114,7 @@ def _stage(plan: Mapping[str, Any], results: Path, place: str) -> Job:
         words += [f"--{kind}", f"{compared}={results / other}" if compared else results / other]
     needs = planned["needs"]
     if stage in _WITH_DEVICES:
-        workers = max(1, needs["cpus"] // needs["gpus"] - 1) if needs["gpus"] else 0
-        words += ["--devices", needs["gpus"], "--strategy", needs["strategy"], "--workers", workers]
+        words += ["--devices", needs["gpus"], "--strategy", needs["strategy"], "--workers", num_workers(planned)]
     command = _call(*words, "--out", results / place)
     return Job(place, command, results / "logs" / f"{place}.log", list(planned["inputs"].values()), needs)
 

@@ -41,6 +41,13 @@ def manifest_inputs(plan: Mapping[str, Any], stage: Mapping[str, Any]) -> list[s
     return [f"{plan['results']}/{folder}/manifest.json" for folder in stage["inputs"].values()]
 
 
+def num_workers(stage: Mapping[str, Any]) -> int:
+    """Processes that make batches for a planned training: the CPUs beside each GPU, or beyond those of its threads."""
+    needs, threads = stage["needs"], stage["settings"]["fit"]["threads"]
+    count: int = max(1, needs["cpus"] // needs["gpus"] - 1) if needs["gpus"] else max(0, needs["cpus"] - threads)
+    return count
+
+
 def targets(plan: Mapping[str, Any]) -> list[str]:
     """Manifests of everything that is needed: a result that was deleted is made again."""
     return [f"{plan['results']}/{folder}/manifest.json" for folder in sorted(needed(plan))]

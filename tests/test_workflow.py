@@ -5,7 +5,7 @@ import pytest
 from appssl.errors import SettingsError
 from appssl.outcome import folders
 from appssl.plan import make_plan
-from appssl.workflow import load_plan, targets
+from appssl.workflow import load_plan, num_workers, targets
 
 FIRST = """\
 description: an encoder and a model
@@ -39,3 +39,12 @@ def test_targets_are_all_results_a_run_stands_on_and_no_others(tmp_path):
 def test_nothing_to_run_is_told():
     with pytest.raises(SettingsError, match="use 'appssl run RECIPE'"):
         load_plan({})
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "threads", "workers"),
+    [(2, 0, 2, 0), (2, 0, 1, 1), (8, 0, 2, 6), (1, 0, 2, 0), (8, 1, 2, 7), (8, 4, 2, 1), (1, 1, 2, 1)],
+)
+def test_cpus_that_do_not_compute_make_batches(cpus, gpus, threads, workers):
+    stage = {"needs": {"cpus": cpus, "gpus": gpus}, "settings": {"fit": {"threads": threads}}}
+    assert num_workers(stage) == workers

@@ -1,6 +1,6 @@
 # What rules need to know of the plan. `appssl run` writes the plan and names it in the configuration; started by hand,
 # `snakemake --config recipes=wearable/demo` makes it here.
-from appssl.workflow import load_plan, manifest_inputs, targets
+from appssl.workflow import load_plan, manifest_inputs, num_workers, targets
 
 PLAN = load_plan(config)
 
@@ -85,7 +85,7 @@ def options(stage):
 
 
 def needs(stage, what):
-    """A need of a stage: cpus, gpus, strategy, mem_mb, minutes, or the workers that make batches for a GPU."""
+    """A need of a stage: cpus, gpus, strategy, mem_mb, minutes, or the workers that make batches."""
 
     def value(wildcards):
         if stage == "prepare":
@@ -93,7 +93,7 @@ def needs(stage, what):
         else:
             need = planned(wildcards, stage)["needs"]
         if what == "workers":
-            return max(1, need["cpus"] // need["gpus"] - 1) if need["gpus"] else 0
+            return num_workers(planned(wildcards, stage))
         return int(need["mem_gb"] * 1024) if what == "mem_mb" else need[what]
 
     return value

@@ -316,8 +316,13 @@
     found[0]?.setAttribute("aria-current", "true");
   }
 
-  function pick(name) {
+  function closePicker() {
     at("picker").close();
+    at("search").blur(); // what is hidden keeps the focus until the next frame, and would swallow a quick key
+  }
+
+  function pick(name) {
+    closePicker();
     choose(name);
   }
 
@@ -328,6 +333,9 @@
     if (event.key === "Enter" && place >= 0) {
       event.preventDefault();
       pick(options[place].textContent);
+    } else if (event.key === "Escape") {
+      event.preventDefault();
+      closePicker();
     } else if (step && options.length) {
       event.preventDefault();
       options[place]?.removeAttribute("aria-current");

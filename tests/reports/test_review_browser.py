@@ -124,6 +124,22 @@ def test_another_class_a_number_undo_and_arrows(browser, served, made):
     assert_sound(browser)
 
 
+KEYS_IN_ONE_FRAME = """
+    const press = (key) => document.activeElement.dispatchEvent(
+        new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
+    for (const key of arguments[0]) press(key);
+"""
+
+
+@pytest.mark.parametrize("end", ["Enter", "Escape"])
+def test_no_key_is_lost_while_the_picker_closes(browser, served, end):
+    browser.get(served.address)
+    wait(browser, "count", "0 of 6 decided")
+    browser.execute_script(KEYS_IN_ONE_FRAME, ["c", end, "i", "d"])  # before the browser takes the focus from what hid
+    wait(browser, "count", f"{3 if end == 'Enter' else 2} of 6 decided")
+    assert not browser.find_element("id", "picker").is_displayed()
+
+
 def test_filters_show_a_kind_a_label_and_what_is_open(browser, served):
     browser.get(served.address)
     wait(browser, "count", "0 of 6 decided")

@@ -1,5 +1,6 @@
 """The review page as a reviewer uses it, in headless Chromium: served and decided by keyboard, and from the disk."""
 
+import multiprocessing
 import threading
 import time
 
@@ -185,13 +186,13 @@ def test_near_duplicates_across_parts_are_red_and_can_be_left_out(browser, serve
 
 def test_a_server_that_is_gone_is_told_and_nothing_decided_is_lost(browser, made):
     server = ReviewServer(made.page.read_bytes(), made.decisions, port=0)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
+    process = multiprocessing.get_context("fork").Process(target=server.serve_forever)
+    process.start()
+    server.server_close()  # this process's own handle
     browser.get(server.address)
     wait(browser, "count", "0 of 6 decided")
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    process.kill()  # with the connections that the browser opened in advance: a thread would still answer these
+    process.join()
     press(browser, "i")
     wait(browser, "problem", "Not saved: the server does not answer. Is 'appssl review' still running?")
     assert browser.find_element("id", "saved").text == "1 being saved"

@@ -24,7 +24,7 @@ from appssl.finetuners.core_tuning import (
 )
 from appssl.settings import validate
 from tests.commands import REPOSITORY, environment
-from tests.ops.test_distributed import free_port
+from tests.processes import free_port
 
 META = Meta(source="test", domain="webnoisy", task="classification", classes=("a", "b", "c"))
 PROJECTIONS = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], dtype=torch.float64)

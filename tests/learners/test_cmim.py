@@ -1,13 +1,9 @@
 """cMIM equals its equations written out, the worked numbers, its limits, and itself across two processes."""
 
 import math
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -15,8 +11,7 @@ from appssl.backbones import encoder_decoder
 from appssl.contracts import Context, Meta
 from appssl.errors import DataError, SettingsError
 from appssl.learners.cmim import CMIM, Config, build, codes_apart
-from tests.commands import REPOSITORY, environment
-from tests.ops.test_distributed import free_port
+from tests.processes import on_two
 
 META = Meta("test", "wearable", "classification")
 SHAPE = (2, 16)
@@ -280,18 +275,6 @@ def test_what_it_cannot_be_is_refused():
         learner(positive="view")
 
 
-SCRIPT = """
-    import sys
-    import torch.distributed as dist
-    from safetensors.torch import save_file
-    from tests.learners.test_cmim import one_step
-    number, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=2)
-    save_file(one_step(slice(3 * number, 3 * number + 3)), f"{folder}/{number}.safetensors")
-    dist.destroy_process_group()
-"""
-
-
 def one_step(mine):
     """Loss and gradients of these rows of a batch; without batch statistics."""
     model = learner(2, positive="view").double().eval()
@@ -303,10 +286,6 @@ def one_step(mine):
 
 
 def test_two_processes_are_as_one(tmp_path):
-    port, options = str(free_port()), {"cwd": REPOSITORY, "env": environment(OMP_NUM_THREADS="1")}
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
-    running = [subprocess.Popen([*command, str(n), port, str(tmp_path)], **options) for n in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    parts = [load_file(tmp_path / f"{n}.safetensors") for n in range(2)]
+    parts = on_two(one_step, tmp_path, each=3)
     for key, value in one_step(slice(0, 6)).items():
         torch.testing.assert_close((parts[0][key] + parts[1][key]) / 2, value, rtol=1e-9, atol=1e-12)

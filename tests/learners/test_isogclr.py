@@ -15,7 +15,7 @@ from appssl.objectives.dcl import dcl
 from appssl.settings import validate
 from tests.commands import REPOSITORY, environment
 from tests.objectives.views import FIRST, SECOND, at
-from tests.ops.test_distributed import free_port
+from tests.processes import free_port
 
 META = Meta(source="test", domain="webnoisy", task="classification")
 CARD = {"radius": 0.4, "temperature": 0.2, "normalizer_rate": 0.8}  # beta, eta and the bounds are the defaults

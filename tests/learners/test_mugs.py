@@ -1,24 +1,19 @@
 """The three granularities of Mugs, image by image; the losses themselves are in tests/ops/test_crop_pairs.py."""
 
 import math
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
 from torch import nn
 
 from appssl.contracts import Context, Meta, Progress
 from appssl.errors import SettingsError
 from appssl.learners.mugs import Config, build, temperature_at
-from tests.commands import REPOSITORY, environment
 from tests.learners.test_dino import softmax
 from tests.learners.test_mae import SHAPE, images, vit
 from tests.ops.test_crop_pairs import literal_contrast, literal_mean
-from tests.ops.test_distributed import free_port
+from tests.processes import on_two
 
 META = Meta("test", "webnoisy", "classification")
 
@@ -278,18 +273,6 @@ def test_what_it_cannot_be_is_refused():
         Config(instance_weight=0, local_weight=0, group_weight=0)
 
 
-SCRIPT = """
-    import sys
-    import torch.distributed as dist
-    from safetensors.torch import save_file
-    from tests.learners.test_mugs import three_steps
-    number, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=2)
-    save_file(three_steps(slice(2 * number, 2 * number + 2)), f"{folder}/{number}.safetensors")
-    dist.destroy_process_group()
-"""
-
-
 def three_steps(mine):
     """Losses, gradients and memories of three steps without update, of these rows of each batch."""
     model, found = learner(queue=11, memory=5), {}
@@ -302,11 +285,7 @@ def three_steps(mine):
 
 
 def test_two_processes_are_as_one(tmp_path):
-    port, options = str(free_port()), {"cwd": REPOSITORY, "env": environment(OMP_NUM_THREADS="1")}
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
-    running = [subprocess.Popen([*command, str(n), port, str(tmp_path)], **options) for n in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    parts = [load_file(tmp_path / f"{n}.safetensors") for n in range(2)]
+    parts = on_two(three_steps, tmp_path, each=2)
     whole = three_steps(slice(0, 4))
     assert set(parts[0]) == set(whole)
     for key, value in whole.items():

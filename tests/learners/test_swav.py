@@ -1,21 +1,16 @@
 """SwAV equals a literal transcription, the worked numbers, its limits, and itself across two processes."""
 
 import math
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from appssl.contracts import Context, Meta, Progress
 from appssl.errors import SettingsError
 from appssl.learners.swav import Config, build, sinkhorn
 from appssl.ops.distillation import cross_entropy_of_crops
-from tests.commands import REPOSITORY, environment
-from tests.ops.test_distributed import free_port
+from tests.processes import on_two
 
 META = Meta("test", "webnoisy", "classification")
 S1 = torch.tensor([[0.9, 0.1, -0.2], [0.3, 0.8, 0], [0.2, 0.1, 0.7], [0.8, 0.2, 0.1]], dtype=torch.float64)
@@ -258,19 +253,6 @@ def test_what_it_cannot_be_is_refused():
         learner(queue=4)({"views": crops()})
 
 
-SCRIPT = """
-    import sys
-    import torch
-    import torch.distributed as dist
-    from safetensors.torch import save_file
-    from tests.learners.test_swav import three_steps
-    number, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=2)
-    save_file(three_steps(slice(4 * number, 4 * number + 4)), f"{folder}/{number}.safetensors")
-    dist.destroy_process_group()
-"""
-
-
 def three_steps(mine):
     """Losses and gradients of a model without batch normalization, of these rows of each batch."""
     model = learner(views=2, queue=11, queue_start_epoch=0)
@@ -285,11 +267,7 @@ def three_steps(mine):
 
 
 def test_two_processes_assign_as_one(tmp_path):
-    port, options = str(free_port()), {"cwd": REPOSITORY, "env": environment(OMP_NUM_THREADS="1")}
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
-    running = [subprocess.Popen([*command, str(n), port, str(tmp_path)], **options) for n in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    parts = [load_file(tmp_path / f"{n}.safetensors") for n in range(2)]
+    parts = on_two(three_steps, tmp_path, each=4)
     whole = three_steps(slice(0, 8))
     for key, value in whole.items():
         together = parts[0][key] if key == "queue" else (parts[0][key] + parts[1][key]) / 2

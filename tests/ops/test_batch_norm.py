@@ -1,17 +1,14 @@
 """Statistics of all processes: with two that hold halves of a batch everything is as with one that holds all of it."""
 
 import copy
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from appssl.ops.batch_norm import GlobalBatchNorm, make_global
-from tests.commands import REPOSITORY, environment
+from appssl.ops.distributed import mean_of_processes
+from tests.processes import on_two
 
 
 def network():
@@ -40,41 +37,20 @@ def passed(net, images, weights):
 
 WEIGHTS = torch.linspace(-1, 2, 40).reshape(8, 5)
 
-TWO = """
-    import sys
-    import torch
-    import torch.distributed as dist
-    from safetensors.torch import save_file
-    from appssl.ops.batch_norm import make_global
-    from tests.ops.test_batch_norm import WEIGHTS, batch, network, passed
-    dist.init_process_group("gloo")
-    half = slice(4 * dist.get_rank(), 4 * dist.get_rank() + 4)
+
+def half(mine):
+    """What a process finds that has these rows, with gradients as DDP averages them."""
     net = network()
     make_global(net)
-    found = passed(net, batch()[half], WEIGHTS[half])
-    for name in found:
-        if name.startswith("grad."):
-            dist.all_reduce(found[name])
-            found[name] /= 2
+    found = passed(net, batch()[mine], WEIGHTS[mine])
+    gradients = {name: mean_of_processes(value) for name, value in found.items() if name.startswith("grad.")}
     net.eval()
-    found["evaluated"] = net(batch()[half]).detach()
-    save_file(found, f"{sys.argv[1]}/{dist.get_rank()}.safetensors")
-"""
-
-
-@pytest.fixture(scope="module")
-def halves(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    (folder / "two.py").write_text(textwrap.dedent(TWO))
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29541"]
-    command = [*run, str(folder / "two.py"), str(folder)]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [load_file(folder / f"{n}.safetensors") for n in range(2)]
+    return {**found, **gradients, "evaluated": net(batch()[mine]).detach()}
 
 
 @pytest.mark.slow
-def test_two_processes_normalize_as_one(halves):
+def test_two_processes_normalize_as_one(tmp_path):
+    halves = on_two(half, tmp_path, each=4)
     net = network()
     alone = passed(net, batch(), WEIGHTS)
     net.eval()

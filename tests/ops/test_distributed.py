@@ -1,6 +1,5 @@
 """Two real processes (gloo) against one: the same loss and the same gradients."""
 
-import socket
 import subprocess
 import sys
 import textwrap
@@ -13,6 +12,7 @@ from torch import nn
 from appssl.objectives.ntxent import nt_xent
 from appssl.ops.distributed import gather, rank, world_size
 from tests.commands import REPOSITORY, environment
+from tests.processes import free_port
 
 VIEWS, PER_PROCESS, WIDTH = 3, 4, 5
 
@@ -54,12 +54,6 @@ def network():
 def views():
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(2 * PER_PROCESS, WIDTH, generator=generator, dtype=torch.float64) for _ in range(VIEWS)]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

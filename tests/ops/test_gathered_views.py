@@ -1,30 +1,14 @@
 """Two real processes (gloo) against one, for losses on statistics of the batch."""
 
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from appssl import registry
 from appssl.errors import DataError
 from appssl.ops.gathered_views import gathered_views
-from tests.commands import REPOSITORY, environment
-from tests.ops.test_distributed import free_port
+from tests.processes import on_two
 
 OBJECTIVES = ("vicreg", "barlow_twins")
-SCRIPT = """
-    import sys
-    import torch.distributed as dist
-    from safetensors.torch import save_file
-    from tests.ops.test_gathered_views import found
-    number, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=2)
-    save_file(found(slice(3 * number, 3 * number + 3)), f"{folder}/{number}.safetensors")
-    dist.destroy_process_group()
-"""
 
 
 def found(mine):
@@ -40,11 +24,7 @@ def found(mine):
 
 
 def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path):
-    port, options = str(free_port()), {"cwd": REPOSITORY, "env": environment(OMP_NUM_THREADS="1")}
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
-    running = [subprocess.Popen([*command, str(n), port, str(tmp_path)], **options) for n in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    parts = [load_file(tmp_path / f"{n}.safetensors") for n in range(2)]
+    parts = on_two(found, tmp_path, each=3)
     whole = found(slice(0, 6))
     for name in OBJECTIVES:
         for part in parts:

@@ -1,17 +1,11 @@
 """A memory is the newest rows, its neighbors are those of a search by hand, and two processes hold the same."""
 
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from appssl.ops.memory import Memory
-from tests.commands import REPOSITORY, environment
-from tests.ops.test_distributed import free_port
+from tests.processes import on_two
 
 
 def rows(count, seed=0, width=3):
@@ -83,33 +77,16 @@ def test_half_precision_is_stored_and_compared_in_float32():
     assert found[0, :, 1].tolist() == sorted(memory.rows[:, 1].tolist(), reverse=True)
 
 
-SCRIPT = """
-    import sys
-    import torch.distributed as dist
-    from safetensors.torch import save_file
-    from tests.ops.test_memory import filled
-    number, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=number, world_size=2)
-    save_file(filled(slice(2 * number, 2 * number + 2)).state_dict(), f"{folder}/{number}.safetensors")
-    dist.destroy_process_group()
-"""
-
-
 def filled(mine):
     memory = Memory(6, 3)
     for seed in range(4):
         memory.add(rows(4, seed)[mine])
-    return memory
+    return memory.state_dict()
 
 
 def test_two_processes_hold_what_one_does(tmp_path):
-    port, options = str(free_port()), {"cwd": REPOSITORY, "env": environment(OMP_NUM_THREADS="1")}
-    command = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
-    running = [subprocess.Popen([*command, str(n), port, str(tmp_path)], **options) for n in range(2)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
-    for number in range(2):
-        found = load_file(tmp_path / f"{number}.safetensors")
-        for key, value in filled(slice(0, 4)).state_dict().items():
+    for number, found in enumerate(on_two(filled, tmp_path, each=2)):
+        for key, value in filled(slice(0, 4)).items():
             assert torch.equal(found[key], value), (number, key)
 
 

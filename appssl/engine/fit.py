@@ -149,7 +149,7 @@ def fit(
         accelerator="cuda" if accelerator == "gpu" else accelerator,
         devices=devices,
         num_nodes=_nodes(),
-        strategy=sharding.strategy(devices) if strategy == "fsdp" else strategy,
+        strategy=sharding.strategy(devices * _nodes()) if strategy == "fsdp" else strategy,
         precision=_PRECISION[config.precision],
     )
     fabric.launch()

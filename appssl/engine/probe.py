@@ -20,8 +20,6 @@ from appssl.ops.random import permutation
 from appssl.ops.rows import training_rows
 from appssl.ops.spectrum import rank_me
 
-_NEIGHBOURS, _TEMPERATURE = 20, 0.07  # as the evaluator knn has them by default
-
 
 class ProbeSettings(Protocol):
     """What is read of `recipe.Probe`."""
@@ -103,7 +101,8 @@ class Probe:
             return {}
         num_classes = len(self.data.meta.classes)
         parts = (features[asked], features[taught], self.target[taught])
-        voted = knn.predict(*parts, num_classes, k=_NEIGHBOURS, temperature=_TEMPERATURE)
+        usual = knn.Config()
+        voted = knn.predict(*parts, num_classes, k=usual.k, temperature=usual.temperature)
         linear = fit_linear(parts[1], parts[2], num_classes, max_steps=50).probabilities(parts[0]).argmax(1)
         target = self.target[asked]
         return {"knn_accuracy": float(np.mean(voted == target)), "linear_accuracy": float(np.mean(linear == target))}

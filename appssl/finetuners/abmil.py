@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from appssl import registry
 from appssl.contracts import Batch, Context, Examples, PreparedData, Step, Views
-from appssl.ops.classify import Classifier, class_weights, weighted_cross_entropy
+from appssl.ops.classify import Classifier, class_weights, slower_encoder, weighted_cross_entropy
 from appssl.ops.pooling import features_of_bags
 from appssl.registry import Method
 from appssl.settings import Settings
@@ -58,11 +58,7 @@ class ABMIL(nn.Module):
         self.register_buffer("class_weight", class_weights(context.facts, config.class_weight, num_classes))
 
     def param_groups(self) -> list[dict[str, Any]]:
-        rest = [*self.attention.parameters(), *self.head.parameters()]
-        return [
-            {"params": list(self.backbone.parameters()), "lr_scale": self.backbone_lr_scale},
-            {"params": rest, "lr_scale": 1.0},
-        ]
+        return slower_encoder([self.backbone], [self.attention, self.head], self.backbone_lr_scale)
 
     def train(self, mode: bool = True) -> "ABMIL":
         super().train(mode)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from appssl.contracts import Batch, Context, Progress, Step
-from appssl.ops.classify import Classifier
+from appssl.ops.classify import Classifier, slower_encoder
 from appssl.settings import Settings
 
 _ROUNDING = 1e-6  # 0.3 * 10 is 3 samples also where 0.3 is 1 - 0.7
@@ -56,12 +56,9 @@ class CoTeaching(nn.Module):
         self.register_buffer("kept", torch.ones((), dtype=torch.float64))  # R
 
     def param_groups(self) -> list[dict[str, Any]]:
-        encoders = [*self.backbone.parameters(), *self.second_backbone.parameters()]
-        heads = [*self.head.parameters(), *self.second_head.parameters()]
-        return [
-            {"params": encoders, "lr_scale": self.config.backbone_lr_scale},
-            {"params": heads, "lr_scale": 1.0},
-        ]
+        return slower_encoder(
+            [self.backbone, self.second_backbone], [self.head, self.second_head], self.config.backbone_lr_scale
+        )
 
     def forward(self, batch: Batch) -> Step:
         inputs, target = batch["input"], batch["target"]

@@ -35,7 +35,7 @@ from torch.distributions import Beta
 from torch.nn import functional
 
 from appssl.contracts import Batch, Context, Step
-from appssl.ops.classify import Classifier
+from appssl.ops.classify import Classifier, slower_encoder
 from appssl.ops.distributed import gather, rank
 from appssl.settings import Settings
 
@@ -69,11 +69,7 @@ class CoreTuning(nn.Module):
         self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.projector_out))
 
     def param_groups(self) -> list[dict[str, Any]]:
-        own = [*self.head.parameters(), *self.projector.parameters()]
-        return [
-            {"params": list(self.backbone.parameters()), "lr_scale": self.config.backbone_lr_scale},
-            {"params": own, "lr_scale": 1.0},
-        ]
+        return slower_encoder([self.backbone], [self.head, self.projector], self.config.backbone_lr_scale)
 
     def forward(self, batch: Batch) -> Step:
         config, target = self.config, batch["target"]

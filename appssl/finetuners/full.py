@@ -11,7 +11,7 @@ from torch import nn
 
 from appssl.contracts import Batch, Context, Step
 from appssl.errors import SettingsError
-from appssl.ops.classify import Classifier, class_weights, weighted_cross_entropy
+from appssl.ops.classify import Classifier, class_weights, slower_encoder, weighted_cross_entropy
 from appssl.settings import Settings
 
 
@@ -48,10 +48,7 @@ class Full(nn.Module):
         return self
 
     def param_groups(self) -> list[dict[str, Any]]:
-        return [
-            {"params": [p for p in self.backbone.parameters() if p.requires_grad], "lr_scale": self.backbone_lr_scale},
-            {"params": list(self.head.parameters()), "lr_scale": 1.0},
-        ]
+        return slower_encoder([self.backbone], [self.head], self.backbone_lr_scale)
 
     def forward(self, batch: Batch) -> Step:
         logits = self.head(self.backbone(batch["input"]))

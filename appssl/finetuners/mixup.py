@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from appssl.contracts import Batch, Context, Step
 from appssl.errors import DataError
-from appssl.ops.classify import Classifier
+from appssl.ops.classify import Classifier, slower_encoder
 from appssl.settings import Settings
 
 
@@ -36,10 +36,7 @@ class Mixup(nn.Module):
         self.head = nn.Linear(int(context.backbone.num_features), len(context.meta.classes))  # type: ignore[arg-type]
 
     def param_groups(self) -> list[dict[str, Any]]:
-        return [
-            {"params": list(self.backbone.parameters()), "lr_scale": self.config.backbone_lr_scale},
-            {"params": list(self.head.parameters()), "lr_scale": 1.0},
-        ]
+        return slower_encoder([self.backbone], [self.head], self.config.backbone_lr_scale)
 
     def forward(self, batch: Batch) -> Step:
         inputs, target, weight = batch["input"], batch["target"], batch["weight"]

@@ -32,7 +32,7 @@ from torch.distributions import Beta
 from appssl.contracts import Batch, Context, Examples, Labelled, Progress, Step
 from appssl.errors import DataError, SettingsError
 from appssl.finetuners.mixup import mixed
-from appssl.ops.classify import Classifier
+from appssl.ops.classify import Classifier, slower_encoder
 from appssl.ops.distributed import gather, rank
 from appssl.ops.noisy_targets import (
     contrast,
@@ -118,11 +118,7 @@ class PLS(nn.Module):
         self.register_buffer("started", torch.zeros(()))  # 1 after the first epochs
 
     def param_groups(self) -> list[dict[str, Any]]:
-        own = [*self.head.parameters(), *self.projector.parameters()]
-        return [
-            {"params": list(self.backbone.parameters()), "lr_scale": self.config.backbone_lr_scale},
-            {"params": own, "lr_scale": 1.0},
-        ]
+        return slower_encoder([self.backbone], [self.head, self.projector], self.config.backbone_lr_scale)
 
     def forward(self, batch: Batch) -> Step:
         index, inputs = batch["index"], batch["input"]

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from appssl.contracts import Batch, Context, Step
 from appssl.errors import DataError
+from appssl.ops.classify import slower_encoder
 from appssl.ops.expert_aggregation import aggregate_experts, mix_experts
 from appssl.settings import Settings
 
@@ -70,10 +71,7 @@ class SADE(nn.Module):
         self.register_buffer("omega", torch.zeros(len(EXPERTS)))
 
     def param_groups(self) -> list[dict[str, Any]]:
-        return [
-            {"params": list(self.backbone.parameters()), "lr_scale": self.backbone_lr_scale},
-            {"params": list(self.experts.parameters()), "lr_scale": 1.0},
-        ]
+        return slower_encoder([self.backbone], [self.experts], self.backbone_lr_scale)
 
     def forward(self, batch: Batch) -> Step:
         features = self.backbone(batch["input"])

@@ -29,6 +29,18 @@ class Classifier(nn.Module):
         return self.classify(features).softmax(1).mean(0)
 
 
+def slower_encoder(encoders: Sequence[nn.Module], others: Sequence[nn.Module], lr_scale: float) -> list[dict[str, Any]]:
+    """Parameters for the optimizer in two groups: those of encoders learn at `lr_scale` times the rate of the others'.
+
+    What is frozen is in no group.
+    """
+    groups = ((encoders, lr_scale), (others, 1.0))
+    return [
+        {"params": [p for module in modules for p in module.parameters() if p.requires_grad], "lr_scale": scale}
+        for modules, scale in groups
+    ]
+
+
 def class_weights(facts: Mapping[str, Any], how: Literal["none", "balanced"], num_classes: int) -> Tensor:
     """Weights (K,) of classes, mean 1 over samples: all 1, or inverse to the class's count; 0 for an absent class."""
     if how == "none":

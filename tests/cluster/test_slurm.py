@@ -7,6 +7,8 @@ import time
 import pytest
 from safetensors.torch import load_file
 
+from appssl import bundle
+from appssl import slurm as slurm_options
 from appssl.ops.journal import read_events
 from tests.commands import appssl, environment
 
@@ -69,6 +71,18 @@ def submit(folder):
 def local(tmp_path_factory):
     """The short chain, done without a cluster."""
     return manifests(run(tmp_path_factory.mktemp("local")))
+
+
+def test_the_cluster_is_asked_as_it_can_answer(monkeypatch):
+    monkeypatch.setenv("SBATCH_PARTITION", "main")
+    found = slurm_options.options(bundle.profile("slurm"))
+    assert found[:3] == ["--slurm-status-command", "squeue", "--slurm-no-account"]  # it has no accounting
+    assert found[3] == "--default-resources"
+    assert found[-1] == "slurm_partition=main"
+    both = subprocess.run(
+        ["srun", "-N2", "-n2", "printenv", "SLURMD_NODENAME"], capture_output=True, text=True, check=True
+    )
+    assert sorted(both.stdout.split()) == ["n1", "n2"]
 
 
 def test_the_workflow_over_slurm_gives_the_same_bytes(local, tmp_path):

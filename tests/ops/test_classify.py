@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from appssl.ops.classify import Classifier, class_weights, weighted_cross_entropy
+from appssl.ops.classify import Classifier, class_weights, slower_encoder, weighted_cross_entropy
 
 
 def literal(logits, target, sample_weight, class_weight, smoothing):
@@ -71,3 +71,13 @@ def test_the_classifier_is_head_after_backbone():
     backbone, head = nn.Linear(3, 4), nn.Linear(4, 2)
     inputs = torch.randn(5, 3)
     assert torch.equal(Classifier(backbone, head)(inputs), head(backbone(inputs)))
+
+
+def test_encoders_have_their_own_rate_and_what_is_frozen_is_in_no_group():
+    encoder, head, other = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), nn.Linear(2, 4), nn.Linear(2, 1)
+    encoder[0].requires_grad_(False)
+    groups = slower_encoder([encoder], [head, other], 0.1)
+    assert [group["lr_scale"] for group in groups] == [0.1, 1.0]
+    assert [list(map(id, group["params"])) for group in groups] == [
+        list(map(id, encoder[1].parameters())), list(map(id, [*head.parameters(), *other.parameters()]))
+    ]  # fmt: skip

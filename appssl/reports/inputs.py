@@ -93,7 +93,7 @@ def accounts(run: Run) -> Html:
             for what, values in found.items()
             if _explained(values) != values["total"]
         ]
-        parts += [note(*wrong), _account_table(found, stage.name)]
+        parts += [note(*wrong), _account_table(found, stage.name), *_finer_accounts(stage)]
     return section("account", "What became of the inputs", *parts)
 
 
@@ -115,6 +115,24 @@ def _account_table(found: dict[str, Any], stage: str) -> Html:
                 rows.append(line)
     head = [stage, "in", "= kept", "+ left out", "+ failed"]
     return table(head, rows, sub=frozenset(sub))
+
+
+def _finer_accounts(stage: Stage) -> list[Html]:
+    """Accounts by subject, device or activity, where the source keeps them (`accounts.parquet`)."""
+    found = stage.table("accounts.parquet")
+    if found is None:
+        return []
+    parts = []
+    for (by,), own in found.partition_by("by", as_dict=True, maintain_order=True).items():
+        rows = []
+        for (name,), counts in own.partition_by("name", as_dict=True, maintain_order=True).items():
+            by_reason = dict(counts.select("reason", "windows").iter_rows())
+            total, kept = sum(by_reason.values()), by_reason.pop("kept", 0)
+            why = ", ".join(f"{readable(reason)} {count:,}" for reason, count in sorted(by_reason.items()))
+            rows.append(["without" if name is None else name, total, kept, total - kept, why])
+        head = [by, "windows in", "= kept", "+ left out", "reasons"]
+        parts.append(details(f"Windows by {by} ({len(rows)})", table(head, rows)))
+    return parts
 
 
 def data_figures(run: Run) -> Html:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from appssl.ops.metrics import confusion_metrics, confusion_per_group
 from appssl.reports import figures
 from appssl.reports.markup import Html, Number, bar, details, figure, note, paragraph, section, table, tag
 from appssl.reports.reading import Run, is_number
@@ -22,6 +23,8 @@ from appssl.reports.wording import (
     slice_of,
     verdict,
 )
+
+_MOST_GROUPS = 500  # rows of a table that anyone reads
 
 
 def result(run: Run) -> Html:
@@ -191,7 +194,24 @@ def _classes(run: Run, predictions: pl.DataFrame) -> list[str]:
         for k, name in enumerate(classes)
     ]
     by_class = table(["class", "test samples", "predicted", "recall", "precision"], rows)
-    return [tag("div", *pair, class_="pair"), details(f"By class ({len(classes)})", by_class)]
+    groups = predictions["group"].to_numpy() if "group" in predictions.columns else None
+    by_group = "" if groups is None else _by_group(_group(run), groups, target, prediction, len(classes))
+    return [tag("div", *pair, class_="pair"), details(f"By class ({len(classes)})", by_class), by_group]
+
+
+def _by_group(named: str, groups: np.ndarray, target: np.ndarray, prediction: np.ndarray, num_classes: int) -> Html:
+    """A row for each patient, subject or the like; nothing where these are as many as samples, or beyond counting."""
+    names, codes = np.unique(groups, return_inverse=True)
+    if len(names) == len(groups) or not 1 < len(names) <= _MOST_GROUPS:
+        return Html("")
+    summed = confusion_per_group(target, prediction, codes, len(names), num_classes).toarray()
+    found = confusion_metrics(summed.reshape(-1, num_classes, num_classes))
+    rows = [
+        [name, int(count), *(Number(number(values[k])) for values in found.values())]
+        for k, (name, count) in enumerate(zip(names.tolist(), np.bincount(codes), strict=True))
+    ]
+    head = [named, "test samples", *map(readable, found)]
+    return details(f"By {named} ({len(names)})", table(head, rows))
 
 
 def _class_names(run: Run, seen: list[Any]) -> list[str]:

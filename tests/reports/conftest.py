@@ -87,6 +87,9 @@ def write_data(folder: Path, *, task: str = "classification") -> Artifact:
     out.json("figures.json", [{"file": "figures/windows.png", "title": "Windows", "caption": f"One per class {EVIL}"}])
     part = ["train"] * 6 + ["test"] * 4
     samples = {"id": [f"w{i}" for i in range(10)], "group": [f"p{i // 2}" for i in range(10)], "split": part}
+    rows = [("device", "wrist", "kept", 7), ("device", "wrist", "gap", 2), ("device", "hip", "kept", 9)]
+    rows += [("activity", None, "kept", 4), ("activity", "walking", "gap", 5)]
+    out.table("accounts.parquet", pl.DataFrame(rows, schema=["by", "name", "reason", "windows"], orient="row"))
     out.table("samples.parquet", pl.DataFrame({**samples, "label": ["walking", None] * 5}))
     beside(folder, "prepare", {"root": "/somewhere/on/this/machine", "shards": 3, "budget": 0.005}, 3.25)
     return out.finish()

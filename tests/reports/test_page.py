@@ -4,12 +4,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from sklearn.metrics import f1_score
 
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file, write_json
 from appssl.errors import ArtifactError
 from appssl.reports import inputs
 from appssl.reports.page import write_page
-from tests.reports.conftest import EVIL, png, report, write_labels
+from tests.reports.conftest import EVIL, png, report, scored, write_labels
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +203,29 @@ def test_what_the_encoder_was_worth_on_the_way_is_in_the_training_section(result
     assert "k-NN accuracy" in page
     assert "12.2500" in page
     assert "probe_seconds" not in page
+
+
+def test_every_subject_of_the_test_part_has_its_own_metrics(page):
+    ours = scored(0, 0.9)
+    own = ours.groups == "p3"
+    prediction = ours.probabilities.argmax(1)
+    macro_f1 = f1_score(ours.target[own], prediction[own], average="macro", zero_division=0)
+    text = words(page)
+    assert "By subject (12) subject test samples accuracy balanced accuracy macro F1" in text
+    row = text.split(" p3 ")[1].split(" p4 ")[0].split()
+    assert row[0] == str(own.sum())
+    assert float(row[1]) == pytest.approx((prediction == ours.target)[own].mean(), abs=5e-5)
+    assert float(row[3]) == pytest.approx(macro_f1, abs=5e-5)
+
+
+def test_samples_that_are_their_own_group_have_no_table_by_group(results):
+    folder = results / "wearable" / "tiny" / "s0" / "evaluate"
+    predictions = pl.read_parquet(folder / "predictions.parquet")
+    predictions.with_columns(group=pl.col("id")).write_parquet(folder / "predictions.parquet")
+    assert "By subject" not in html(results)
+
+
+def test_accounts_by_device_and_subject_are_tables_that_sum(page):
+    text = words(page)
+    assert "Windows by device (2) device windows in = kept + left out reasons wrist 9 7 2 gap 2 hip 9 9 0" in text
+    assert "without 4 4 0 walking 5 0 5 gap 5" in text

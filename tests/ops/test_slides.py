@@ -4,7 +4,6 @@ import os
 import pickle
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from appssl.ops.slides import (
     refuse_too_coarse,
     stored_spacing,
 )
+from tests.real_data import DATA, on_real_data
 
 
 def picture(side=512, seed=0):
@@ -228,10 +228,9 @@ def test_a_changed_or_missing_slide_is_a_data_error(tmp_path):
         Handles().get(path, digest)
 
 
-@pytest.mark.data
-@pytest.mark.skipif("APPSSL_DATA" not in os.environ, reason="NOT TESTED ON REAL SLIDES: set APPSSL_DATA")
+@on_real_data
 def test_real_bad_slides_are_refused_with_their_reasons():
-    root = Path(os.environ.get("APPSSL_DATA", "")) / "wsi"
+    root = DATA / "wsi"
     assert reason(root / "bad-inputs/broken.svs")[0] == "not_a_slide"
     assert reason(root / "tcga-cr-7395/tcga-cr-7395-01a-01-ts1.svs")[0] == "no_spacing"
     slide = open_slide(root / "bad-inputs/unreadable.svs")

@@ -1,8 +1,6 @@
 """Stored tiles decoded directly are the pixels that OpenSlide gives, and where they are not this is noticed."""
 
-import os
 import threading
-from pathlib import Path
 
 import numpy as np
 import openslide
@@ -13,6 +11,7 @@ from appssl.ops.slide_reader import SlideReader
 from appssl.ops.slides import NotScanned, UnreadableRegion, open_slide, read_tile
 from appssl.ops.stored_tiles import difference, stored_tiles
 from tests.ops.test_slides import damaged, picture, write
+from tests.real_data import DATA, on_real_data
 
 
 @pytest.fixture
@@ -116,8 +115,7 @@ def test_threads_share_a_reader(slide):
     assert wrong == []
 
 
-@pytest.mark.data
-@pytest.mark.skipif("APPSSL_DATA" not in os.environ, reason="NOT TESTED ON REAL SLIDES: set APPSSL_DATA")
+@on_real_data
 @pytest.mark.parametrize(
     ("path", "mpp", "direct"),
     [
@@ -128,7 +126,7 @@ def test_threads_share_a_reader(slide):
     ],
 )
 def test_real_slides_are_decoded_directly_with_equal_pixels(path, mpp, direct):
-    reader = SlideReader(Path(os.environ.get("APPSSL_DATA", "")) / "wsi" / path, mpp)
+    reader = SlideReader(DATA / "wsi" / path, mpp)
     spacing = reader.geometry.mpp[0]
     note = reader.use_stored(spacing)
     assert (note == "") == direct, note

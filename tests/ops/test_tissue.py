@@ -1,8 +1,5 @@
 """Tissue is told from glass, halos, ink and darkness; shares of tiles are exact."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,6 +20,7 @@ from appssl.ops.tissue import (
     optical_densities,
     otsu,
 )
+from tests.real_data import DATA, on_real_data
 
 AREAS = {"min_part_um2": 10_000, "min_hole_um2": 10_000}
 GLASS = (236, 219, 234)  # pinkish grey, as on some real slides
@@ -221,11 +219,7 @@ def test_evenly_takes_distinct_places_spread_over_all(count, limit):
         assert np.ptp(np.diff(chosen)) <= 1
 
 
-needs_data = pytest.mark.skipif("APPSSL_DATA" not in os.environ, reason="NOT TESTED ON REAL SLIDES: set APPSSL_DATA")
-
-
-@pytest.mark.data
-@needs_data
+@on_real_data
 @pytest.mark.parametrize(
     ("path", "low", "high"),
     [
@@ -237,13 +231,12 @@ needs_data = pytest.mark.skipif("APPSSL_DATA" not in os.environ, reason="NOT TES
     ],
 )
 def test_the_share_of_tissue_on_real_slides_is_right(path, low, high):
-    slide = open_slide(Path(os.environ["APPSSL_DATA"]) / "wsi" / path)
+    slide = open_slide(DATA / "wsi" / path)
     found = tissue(overview(slide, geometry(slide), 8.0))
     assert low <= found.mask.mean() <= high
 
 
-@pytest.mark.data
-@needs_data
+@on_real_data
 def test_a_real_fluorescence_slide_is_called_dark():
-    slide = open_slide(Path(os.environ["APPSSL_DATA"]) / "wsi/hamamatsu-ndpi-dapi/test3-DAPI-2-387.ndpi")
+    slide = open_slide(DATA / "wsi/hamamatsu-ndpi-dapi/test3-DAPI-2-387.ndpi")
     assert tissue(overview(slide, geometry(slide), 8.0)).is_dark

@@ -5,7 +5,6 @@ large sections hold about as many tiles as their area of tissue divided by that 
 """
 
 import json
-import os
 from pathlib import Path
 
 import polars as pl
@@ -13,13 +12,9 @@ import pytest
 import yaml
 
 from tests.commands import appssl
+from tests.real_data import DATA, real_data
 
-DATA = Path(os.environ.get("APPSSL_DATA", ""))
-pytestmark = [
-    pytest.mark.data,
-    pytest.mark.slow,
-    pytest.mark.skipif("APPSSL_DATA" not in os.environ, reason="REAL SLIDES NOT TESTED: set APPSSL_DATA"),
-]
+pytestmark = [*real_data, pytest.mark.slow]
 
 
 def test_every_slide_of_the_table_becomes_what_it_became_before(tmp_path):

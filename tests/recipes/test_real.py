@@ -1,14 +1,12 @@
 """The recipes on real data, in their quick form. The full form is run by hand; its results are in docs/results."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 
 from tests.commands import appssl
+from tests.real_data import DATA, real_data
 
-DATA = Path(os.environ.get("APPSSL_DATA", ""))
 RECIPES = (
     "wsi/her2st",
     "wsi/her2st_ins",
@@ -22,14 +20,7 @@ RECIPES = (
     "webnoisy/longtail_sade_backward",
     "recsys/ml_small",
 )
-pytestmark = [
-    pytest.mark.data,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not os.environ.get("APPSSL_DATA") or not DATA.is_dir(),
-        reason="REAL DATA NOT TESTED: set APPSSL_DATA to the folder that holds wsi/, imu/, images/ and rec/",
-    ),
-]
+pytestmark = [*real_data, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -12,6 +9,7 @@ from appssl.settings import validate
 from appssl.sources import recsys
 from appssl.sources.recsys import Config, build, draft
 from appssl.synthetic.recsys import make
+from tests.real_data import DATA, on_real_data
 
 BASE = {"categorical": ["category"], "multi": [{"column": "tags"}], "numeric": ["price"], "title": "title"}
 
@@ -353,8 +351,7 @@ def test_a_draft_needs_user_item_and_time(copy):
         draft(copy / "odd.csv")
 
 
-@pytest.mark.data
-@pytest.mark.skipif("APPSSL_DATA" not in os.environ, reason="NOT RUN: set APPSSL_DATA to the folder that holds rec/")
+@on_real_data
 def test_a_ninety_percent_cut_of_movielens_leaves_a_sixth_of_the_test_to_known_users(tmp_path):
     values = {
         "interactions": "rec/ml-latest-small/ratings.csv",
@@ -367,7 +364,7 @@ def test_a_ninety_percent_cut_of_movielens_leaves_a_sixth_of_the_test_to_known_u
         "val_share": 0.0,
     }
     values |= {"categorical": [], "numeric": [], "title": "title"}
-    artifact, _ = prepared(Path(os.environ["APPSSL_DATA"]), tmp_path, **values)
+    artifact, _ = prepared(DATA, tmp_path, **values)
     accounts = artifact.accounts()
     assert (accounts["events"].total, accounts["events"].kept) == (100004, 100004)
     warm, cold = (accounts[f"test_events_of_{kind}_users"].kept for kind in ("warm", "cold"))

@@ -16,6 +16,7 @@ from appssl.settings import validate
 from appssl.sources.wearable import Config, build, draft, for_new_data
 from appssl.synthetic import wearable as made
 from tests.ops.test_clock_correction import body, worn
+from tests.real_data import DATA, real_data
 
 MADE = {"table": "recordings.csv", "labels": "labels.csv"}
 BOTH = {"table": "recordings.csv", "window_seconds": 2.0, "overlap": 0.0, "split": {"test": 0, "val": 0}}
@@ -1262,9 +1263,6 @@ def test_a_draft_says_what_it_does_not_find(tmp_path):
 
 # Real recordings
 
-DATA = os.environ.get("APPSSL_DATA")
-real = [pytest.mark.data, pytest.mark.skipif(not DATA, reason="APPSSL_DATA IS NOT SET: no real recordings to read")]
-
 
 def recipe_source(name):
     import yaml
@@ -1276,21 +1274,21 @@ def recipe_source(name):
 @pytest.mark.parametrize(
     ("name", "shape", "recordings"),
     [
-        pytest.param("dsads", (5, 9, 100), 760, marks=real),
-        pytest.param("spsw", (2, 6, 50), 446, marks=real),
+        pytest.param("dsads", (5, 9, 100), 760, marks=real_data),
+        pytest.param("spsw", (2, 6, 50), 446, marks=real_data),
     ],
 )
 def test_real_recordings_prepare_as_they_are(name, shape, recordings, tmp_path):
-    artifact, data = prepared(config(**recipe_source(name)), Path(DATA or ""), tmp_path)
+    artifact, data = prepared(config(**recipe_source(name)), DATA, tmp_path)
     assert artifact.accounts()["recordings"].kept == recordings
     assert data.read(7).shape == shape
     assert all(np.isfinite(data.read(row)).all() for row in range(0, len(data.samples), 37))
 
 
-@pytest.mark.parametrize("name", [pytest.param("dsads", marks=real)])
+@pytest.mark.parametrize("name", [pytest.param("dsads", marks=real_data)])
 def test_windows_of_dsads_are_its_segments(name, tmp_path):
     """A window that begins with a segment holds the numbers of the file, in the order of its columns."""
-    root = Path(DATA or "")
+    root = DATA
     source = {**recipe_source(name), "window_seconds": 5.0, "overlap": 0.0, "limit_subjects": 3}
     _, data = prepared(config(**source), root, tmp_path)
     table = pl.read_parquet(root / source["long_table"]).filter(subject=2, activity=18, segment=5).sort("sample")

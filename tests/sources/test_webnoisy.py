@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,6 +15,7 @@ from appssl.ops.image_index import OOD
 from appssl.settings import validate
 from appssl.sources.webnoisy import Config, build, draft, for_new_data
 from appssl.synthetic import webnoisy as crawl
+from tests.real_data import DATA, on_real_data
 
 CRAWL = {"table": "table.csv", "columns": {"split": "split", "true_label": "true_label"}}
 
@@ -575,20 +574,18 @@ def test_a_draft_is_a_recipe_for_the_columns_that_are_there(tmp_path):
     assert set(values) <= set(Recipe.model_fields)
 
 
-@pytest.mark.data
-@pytest.mark.skipif("APPSSL_DATA" not in os.environ, reason="APPSSL_DATA is not set: REAL DATA NOT TESTED")
+@on_real_data
 def test_real_photos_in_folders(tmp_path):
-    root = Path(os.environ["APPSSL_DATA"])
+    root = DATA
     settings = config(folder="images/flower-photos/originals", size=64)
     artifact, data = prepared(settings, root, tmp_path, 2)
     assert artifact.accounts()["images"].plain() == {"total": 30, "kept": 30, "left_out": {}, "failed": {}}
     assert data.meta.classes == ("daisy", "dandelion", "roses", "sunflowers", "tulips")
 
 
-@pytest.mark.data
-@pytest.mark.skipif("APPSSL_DATA" not in os.environ, reason="APPSSL_DATA is not set: REAL DATA NOT TESTED")
+@on_real_data
 def test_real_noisy_labels_with_irrelevant_images(tmp_path):
-    root = Path(os.environ["APPSSL_DATA"])
+    root = DATA
     settings = config(
         table="images/cifar10n/train_00000_29999.parquet",
         columns={"id": "index", "label": "worse_label", "true_label": "clean_label"},

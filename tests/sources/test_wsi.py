@@ -1,12 +1,10 @@
 """Slides: all slides and tiles are accounted for, no group crosses the split, any number of shards gives one result."""
 
 import json
-import os
 import re
 import shutil
 import tarfile
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -24,6 +22,7 @@ from appssl.settings import validate
 from appssl.sources.wsi import Config, build, draft, for_new_data
 from appssl.synthetic import wsi as drawn
 from tests.ops.test_slides import damaged, header_only, write
+from tests.real_data import DATA, on_real_data
 
 BASE = {"table": "slides.csv", "spacing_um": 1.0, "tile_px": 64, "points": {"table": "points.csv"}}
 
@@ -696,10 +695,9 @@ def test_a_draft_is_a_recipe_filled_in_from_the_table(slides, tmp_path):
     assert validate(Config, draft(slides)["data"]["source"], file="r", owner="sources/wsi").folder == slides.name
 
 
-@pytest.mark.data
-@pytest.mark.skipif("APPSSL_DATA" not in os.environ, reason="NOT TESTED ON REAL SLIDES: set APPSSL_DATA")
+@on_real_data
 def test_real_slides_are_all_explained(tmp_path):
-    root = Path(os.environ.get("APPSSL_DATA", ""))
+    root = DATA
     settings = {
         "table": "wsi/slides.csv", "columns": {"patient": "patient"}, "spacing_um": 1.0, "tile_px": 96,
         "limit_tiles": 4, "split": {"test": 0},

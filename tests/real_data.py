@@ -1,0 +1,17 @@
+"""Where the real data lie: the folder that APPSSL_DATA names, which holds wsi/, imu/, images/ and rec/."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+DATA = Path(os.environ.get("APPSSL_DATA") or "APPSSL_DATA is not set")
+_needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"REAL DATA NOT TESTED: set APPSSL_DATA to their folder ({DATA} is none)"
+)
+real_data = [pytest.mark.data, _needs_data]
+
+
+def on_real_data(test):
+    """A test that is skipped, loudly, where there are none."""
+    return pytest.mark.data(_needs_data(test))

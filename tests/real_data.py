@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-DATA = Path(os.environ.get("APPSSL_DATA") or "APPSSL_DATA is not set")
+DATA = Path(os.environ.get("APPSSL_DATA") or "not set")
 _needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"REAL DATA NOT TESTED: set APPSSL_DATA to their folder ({DATA} is none)"
+    not DATA.is_dir(), reason=f"REAL DATA NOT TESTED: set APPSSL_DATA to their folder; now it is {DATA}"
 )
 real_data = [pytest.mark.data, _needs_data]
 

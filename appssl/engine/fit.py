@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -166,7 +166,7 @@ def fit(
     meter = Meter(fabric.device)
     learner.train()
     loader = batches(examples, order, start=start, stop=num_steps, workers=workers, pin=fabric.device.type == "cuda")
-    with _signals() as asked_to_stop:
+    with closing(loader), _signals() as asked_to_stop:
         logged = saved = start
         for step in range(start, num_steps):
             lr = config.lr * schedule(step, num_steps)

@@ -1,6 +1,7 @@
 """Batches as a pure function of (seed, step): the same for any number of workers or devices, and after a resume."""
 
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -122,8 +123,11 @@ def make_batch(examples: Examples, order: Order, step: int, micro: int) -> Batch
     return examples.batch(order.indices(step, micro), seed=order.seed, epoch=order.epoch(step))
 
 
-def batches(examples: Examples, order: Order, *, start: int, stop: int, workers: int, pin: bool) -> Iterator[Batch]:
-    """Micro-batches of the steps start..stop-1, in order, made by `workers` processes (0: by this one)."""
+def batches(examples: Examples, order: Order, *, start: int, stop: int, workers: int, pin: bool) -> Generator[Batch]:
+    """Micro-batches of the steps start..stop-1, in order, made by `workers` processes (0: by this one).
+
+    To be closed: an error's traceback would keep it, and its processes, until long after.
+    """
     numbers = range(start * order.accumulate, stop * order.accumulate)
     return _loaded(_Steps(examples, order), numbers, workers=workers, pin=pin)
 
@@ -138,12 +142,12 @@ class _Plain(Dataset[Batch]):
         return self.examples.plain(np.arange(first, min(first + self.batch_size, len(self.examples))))
 
 
-def plain_batches(examples: Examples, batch_size: int, *, workers: int, pin: bool) -> Iterator[Batch]:
+def plain_batches(examples: Examples, batch_size: int, *, workers: int, pin: bool) -> Generator[Batch]:
     """All examples once, in order, in plain batches of at most `batch_size`."""
     return _loaded(_Plain(examples, batch_size), range(0, len(examples), batch_size), workers=workers, pin=pin)
 
 
-def _loaded(dataset: Dataset[Batch], numbers: range, *, workers: int, pin: bool) -> Iterator[Batch]:
+def _loaded(dataset: Dataset[Batch], numbers: range, *, workers: int, pin: bool) -> Generator[Batch]:
     loader: DataLoader[Batch] = DataLoader(
         dataset,
         batch_size=None,
@@ -152,18 +156,24 @@ def _loaded(dataset: Dataset[Batch], numbers: range, *, workers: int, pin: bool)
         generator=torch.Generator(),  # its own: the loader draws from it, which must not move the training's numbers
         collate_fn=_as_it_is,  # type: ignore[arg-type]  # with batch_size=None it gets what the dataset gives
         pin_memory=pin,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
-    return iter(loader)
+    yield from loader
 
 
 def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    """One thread; and a cluster's notice, which it sends to every process of a job, does not end a worker at once.
+
+    The training finishes its step, saves, and then ends its workers itself; one that it forgot ends a minute later.
+    """
     torch.set_num_threads(1)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda *_: signal.alarm(60))
 
 
 def embed(

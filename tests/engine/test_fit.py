@@ -305,20 +305,37 @@ SCRIPT = """
     from appssl.engine.fit import fit
     from safetensors.torch import save
     from tests.engine.training import Kept, Noisy, settings, small
-    folder = Path(sys.argv[1])
-    learner = small()
-    fit(learner, Noisy(256), settings(steps=240), state_dir=folder, journal=Kept(), seed=1, accelerator="cpu")
+    folder, steps, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    learner, given = small(), settings(steps=steps)
+    fit(learner, Noisy(256), given, state_dir=folder, journal=Kept(), seed=1, accelerator="cpu", workers=workers)
     write_bytes(folder / "final", save(learner.state_dict()))
 """
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path):
-    def start(folder):
-        command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)]
-        return subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment(OMP_NUM_THREADS="1"), stderr=subprocess.DEVNULL
-        )
+def start(folder, *, steps=240, workers=0):
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), *map(str, (folder, steps, workers))]
+    return subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=environment(OMP_NUM_THREADS="1"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
+
+@pytest.mark.parametrize("notice", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_notice_to_every_process_of_a_job_stops_it_when_its_step_is_saved(tmp_path, notice):
+    process = start(tmp_path, steps=100_000, workers=2)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, notice)
+    _, said = process.communicate(timeout=30)
+    assert "InterruptedTraining: stopped on request after step" in said, said[-2000:]
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path):
     assert start(tmp_path / "whole").wait() == 0
     cut = tmp_path / "cut"
     chosen = random.Random(7)

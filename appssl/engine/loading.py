@@ -1,7 +1,8 @@
 """Batches as a pure function of (seed, step): the same for any number of workers or devices, and after a resume."""
 
 import signal
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -159,7 +160,16 @@ def _loaded(dataset: Dataset[Batch], numbers: range, *, workers: int, pin: bool)
         worker_init_fn=_start_worker,
         prefetch_factor=4 if workers else None,
     )
-    yield from loader
+    yield from _one_ahead(iter(loader)) if workers else loader
+
+
+def _one_ahead(made: Iterator[Batch]) -> Iterator[Batch]:
+    """What the workers made, each taken over from them while the one before it is computed with."""
+    with ThreadPoolExecutor(1, "next-batch") as thread:
+        coming = thread.submit(next, made, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, made, None)
+            yield batch
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -18,7 +18,6 @@ ablation, Fourier augmentation, with one r for the batch. Views are taken to be 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from pydantic import Field, model_validator
@@ -27,12 +26,13 @@ from torch import Tensor
 from appssl import registry
 from appssl.contracts import Batch, Examples, PreparedData, Views
 from appssl.errors import DataError, SettingsError
+from appssl.ops import pixels
 from appssl.ops.batch_style import with_style
 from appssl.ops.random import rng_for
 from appssl.ops.rows import training_rows
 from appssl.registry import Method
 from appssl.settings import Settings
-from appssl.views.image_two_crop import color_jitter, gaussian_blur
+from appssl.views.image_two_crop import color_jitter
 
 _STYLES = 2**62  # streams of styles; above the numbers of rows, below those that other samplers use
 
@@ -107,14 +107,14 @@ class BSS:
         key, sigma = rng.integers(2**63), rng.uniform(0.1, 2.0)
         if not (jitter or grey or blur):
             return images
-        pixels = (255 * images).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-        for number, image in enumerate(pixels):
+        changed = (255 * images).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+        for number, image in enumerate(changed):
             if jitter:  # a new generator of the same key: the same jitter
                 image = color_jitter(image, c.strength, np.random.default_rng(key))
             if grey:
-                image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-            pixels[number] = gaussian_blur(image, sigma) if blur else image
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(images.dtype) / 255
+                image = pixels.grey(image)
+            changed[number] = pixels.gaussian_blur(image, sigma) if blur else image
+        return torch.from_numpy(changed).permute(0, 3, 1, 2).to(images.dtype) / 255
 
 
 def build(config: Config, data: PreparedData, views: Views) -> BSS:

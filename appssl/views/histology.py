@@ -8,20 +8,15 @@ Source: stain colours of Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 23(4)
 al., Deviations: beta is a fifth of sigma, for density here is in units of log10 and a shift colours the glass too.
 """
 
-import os
 from typing import Any, Literal
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it asks the network for its newest version
-
-import albumentations.augmentations.pixel.functional as pixel_ops
-import cv2
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
+from appssl.ops import pixels
 from appssl.settings import Settings
 
 # Optical density of red, green, blue for haematoxylin, eosin and DAB; rows are made unit vectors below.
@@ -30,7 +25,6 @@ STAINS = (_STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)).astype(np.fl
 _UNMIX = np.linalg.inv(STAINS.astype(np.float64)).astype(np.float32)
 _BETA = 0.2  # largest shift of an amount, as a share of the largest change of its scale
 _DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # of each value; one is added against log of 0
-_SMALLEST_STD = 1e-3  # of values in 0..1: keeps views finite when all training tiles have one colour
 
 
 class Config(Settings):
@@ -71,20 +65,18 @@ class Histology:
         self.scale = scale
         self.num_views = config.num_views
         self.input_shape = (3, size, size)
-        std = np.maximum(std, _SMALLEST_STD)
-        self._scale = (1 / (255 * std)).astype(np.float32)
-        self._shift = (-mean / std).astype(np.float32)
+        self._standardize = pixels.Standardize(mean, std)
 
     def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
-        return [self._tensor(self._view(sample, rng)) for _ in range(self.num_views)]
+        return [self._standardize(self._view(sample, rng)) for _ in range(self.num_views)]
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
         """A flip or rotation and mild stain jitter of the whole tile."""
         image = stain_jitter(self._fit(sample), self.config.light_stain_strength, rng)
-        return self._tensor(turned(image, int(rng.integers(8))))
+        return self._standardize(turned(image, int(rng.integers(8))))
 
     def plain(self, sample: Any) -> Tensor:
-        return self._tensor(self._fit(sample))
+        return self._standardize(self._fit(sample))
 
     def _view(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         c = self.config
@@ -97,21 +89,13 @@ class Histology:
         if jitter:
             view = color_jitter(view, c.strength, rng)
         if blur:
-            sigma = rng.uniform(*c.sigma)
-            side = 2 * int(np.ceil(3 * sigma)) + 1
-            view = cv2.GaussianBlur(view, (side, side), sigma)
+            view = pixels.gaussian_blur(view, rng.uniform(*c.sigma))
         return view
 
     def _fit(self, image: np.ndarray) -> np.ndarray:
         if image.shape[:2] == (self.size, self.size):
             return np.asarray(image)
-        method = cv2.INTER_AREA if min(image.shape[:2]) > self.size else cv2.INTER_LINEAR
-        return cv2.resize(np.ascontiguousarray(image), (self.size, self.size), interpolation=method)
-
-    def _tensor(self, image: np.ndarray) -> Tensor:
-        values = np.multiply(image, self._scale, dtype=np.float32)
-        values += self._shift
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+        return pixels.resized(np.ascontiguousarray(image), self.size)
 
 
 def build(config: Config, meta: Meta) -> Histology:
@@ -185,9 +169,9 @@ def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -
     factors = 1 + strength * (2 * rng.random(3) - 1)
     for step in rng.permutation(3):
         if step == 0:
-            image = pixel_ops.adjust_brightness_torchvision(image, factors[0])
+            image = pixels.brightness(image, factors[0])
         elif step == 1:
-            image = pixel_ops.adjust_contrast_torchvision(image, factors[1])
+            image = pixels.contrast(image, factors[1])
         else:
-            image = pixel_ops.adjust_saturation_torchvision(image, factors[2])
+            image = pixels.saturation(image, factors[2])
     return image

@@ -2,30 +2,24 @@
 
 Source: Chen et al., ICML 2020, arXiv 2002.05709, appendix A; blur and solarization as in BYOL, arXiv 2006.07733.
 Deviations: the default smallest crop is 0.2 of the area instead of 0.08, which suits small images; no blur by default,
-as in the paper for CIFAR-10. Images larger than the view are shrunk with area averaging, not bilinear.
+as in the paper for CIFAR-10. Images of at least twice the view's side are shrunk with area averaging, not bilinear.
 
-The pixel operations are albumentations' functions; the parameters are drawn here. A view is so a pure function of
-(image, generator): no state shared between threads, and about half the time of a `Compose` at 32 pixels.
+A view is a pure function of (image, generator): no state is shared between threads.
 """
 
-import os
 from typing import Any, Literal
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # before the import: it asks the network for its newest version
-
-import albumentations.augmentations.pixel.functional as pixel_ops
 import cv2
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
+from appssl.ops import pixels
 from appssl.settings import Settings
 
 _CROP_ATTEMPTS = 10  # draws of a crop shape before the whole image is taken, as in the reference implementations
-_SMALLEST_STD = 1e-3  # of values in 0..1: keeps views finite when all training images have one colour
 
 
 class Config(Settings):
@@ -63,11 +57,10 @@ class ImageTwoCrop:
         self.size = size
         self.num_views = config.num_views
         self.input_shape = (3, size, size)
-        self._scale = (1 / (255 * np.maximum(std, _SMALLEST_STD))).astype(np.float32)
-        self._shift = (-mean / np.maximum(std, _SMALLEST_STD)).astype(np.float32)
+        self._standardize = pixels.Standardize(mean, std)
 
     def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
-        return [self._tensor(self._view(sample, rng)) for _ in range(self.num_views)]
+        return [self._standardize(self._view(sample, rng)) for _ in range(self.num_views)]
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
         """A shift by up to `pad` of the side, borders mirrored, and a flip."""
@@ -77,40 +70,30 @@ class ImageTwoCrop:
             padded = cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REFLECT_101)
             top, left = rng.integers(0, 2 * border + 1, 2)
             image = padded[top : top + self.size, left : left + self.size]
-        return self._tensor(image[:, ::-1] if rng.random() < self.config.flip else image)
+        return self._standardize(image[:, ::-1] if rng.random() < self.config.flip else image)
 
     def plain(self, sample: Any) -> Tensor:
-        return self._tensor(self._fit(sample))
+        return self._standardize(self._fit(sample))
 
     def _view(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         c = self.config
         top, left, height, width = crop_box(image.shape[0], image.shape[1], c.scale, c.ratio, rng)
-        view = self._resize(image[top : top + height, left : left + width])
+        view = pixels.resized(image[top : top + height, left : left + width], self.size)
         flip, jitter, grey, blur, solarize = rng.random(5) < (c.flip, c.jitter, c.grey, c.blur, c.solarize)
         if flip:
             view = cv2.flip(view, 1)
         if jitter:
             view = color_jitter(view, c.strength, rng)
         if grey:
-            view = cv2.cvtColor(pixel_ops.to_gray_weighted_average(view), cv2.COLOR_GRAY2RGB)
+            view = pixels.grey(view)
         if blur:
-            view = gaussian_blur(view, rng.uniform(0.1, 2.0))
+            view = pixels.gaussian_blur(view, rng.uniform(0.1, 2.0))
         if solarize:
-            view = pixel_ops.solarize(view, 128 / 255)
+            view = pixels.solarize(view)
         return view
 
     def _fit(self, image: np.ndarray) -> np.ndarray:
-        return np.asarray(image) if image.shape[:2] == (self.size, self.size) else self._resize(image)
-
-    def _resize(self, image: np.ndarray) -> np.ndarray:
-        shrink = min(image.shape[:2]) > self.size
-        method = cv2.INTER_AREA if shrink else cv2.INTER_LINEAR
-        return cv2.resize(image, (self.size, self.size), interpolation=method)
-
-    def _tensor(self, image: np.ndarray) -> Tensor:
-        values = np.multiply(image, self._scale, dtype=np.float32)
-        values += self._shift
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+        return np.asarray(image) if image.shape[:2] == (self.size, self.size) else pixels.resized(image, self.size)
 
 
 def build(config: Config, meta: Meta) -> ImageTwoCrop:
@@ -118,14 +101,24 @@ def build(config: Config, meta: Meta) -> ImageTwoCrop:
     Raises:
         DataError: if the data are not images (no `size_px`, `rgb_mean`, `rgb_std` among their facts).
     """
+    size, mean, std = of_images("image_two_crop", meta)
+    return ImageTwoCrop(config, size=config.size or size, mean=mean, std=std)
+
+
+def of_images(views: str, meta: Meta) -> tuple[int, np.ndarray, np.ndarray]:
+    """Side in pixels, mean and standard deviation (3,) float64 in 0..1 of the prepared images, for `views`.
+
+    Raises:
+        DataError: if the data are not images.
+    """
     missing = [fact for fact in ("size_px", "rgb_mean", "rgb_std") if fact not in meta.facts]
     if missing:
         raise DataError(
-            f"views/image_two_crop needs images; the data of source {meta.source} say nothing of {', '.join(missing)}. "
+            f"views/{views} needs images; the data of source {meta.source} say nothing of {', '.join(missing)}. "
             f"Choose views for the domain {meta.domain}: 'appssl list views'."
         )
     mean, std = (np.asarray(meta.facts[fact], np.float64) for fact in ("rgb_mean", "rgb_std"))
-    return ImageTwoCrop(config, size=config.size or int(meta.facts["size_px"]), mean=mean, std=std)
+    return int(meta.facts["size_px"]), mean, std
 
 
 def crop_box(
@@ -154,17 +147,11 @@ def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -
     hue = 0.2 * strength * (2 * rng.random() - 1)
     for step in rng.permutation(4):
         if step == 0:
-            image = pixel_ops.adjust_brightness_torchvision(image, factors[0])
+            image = pixels.brightness(image, factors[0])
         elif step == 1:
-            image = pixel_ops.adjust_contrast_torchvision(image, factors[1])
+            image = pixels.contrast(image, factors[1])
         elif step == 2:
-            image = pixel_ops.adjust_saturation_torchvision(image, factors[2])
+            image = pixels.saturation(image, factors[2])
         else:
-            image = pixel_ops.adjust_hue_torchvision(image, hue)
+            image = pixels.hue(image, hue)
     return image
-
-
-def gaussian_blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur with a kernel that reaches three sigma to each side."""
-    side = 2 * int(np.ceil(3 * sigma)) + 1
-    return cv2.GaussianBlur(image, (side, side), sigma)

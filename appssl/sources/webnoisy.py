@@ -6,7 +6,8 @@ and whether it is there twice. What is not kept lies in the quarantine with its 
 
 Images with equal pixels are kept once: the copy in test before val before train, then one that was reviewed, then the
 smallest id. A copy within one part is left out as `duplicate`, one in another part, which would be a leak, as
-`duplicate_across_splits`. Decisions of reviewers (`ops/decisions.py`) are taken as truth.
+`duplicate_across_splits`. So is an image whose perceptual hash is near that of one in another part
+(`near_duplicate_across_splits`). Decisions of reviewers (`ops/decisions.py`) are taken as truth.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from pydantic import Field, model_validator
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
+from appssl.ops import near_duplicates
 from appssl.ops.decisions import decided, leave_out_decided, read_decisions
 from appssl.ops.image_bytes import contents
 from appssl.ops.image_index import (
@@ -48,6 +50,7 @@ from appssl.ops.image_sheets import figures
 from appssl.ops.images import LARGEST_LIMIT, VERSION, BadImage, central_square, decode, largest_std, pixel_digest
 from appssl.ops.label_noise import LabelNoise, with_wrong_labels
 from appssl.ops.paths import inside
+from appssl.ops.perceptual_hash import perceptual_hash
 from appssl.ops.split import GroupSplit, refuse_leak
 from appssl.settings import Settings
 
@@ -55,7 +58,8 @@ _BLOCK = 4096  # images copied at once when shards are joined
 # What is known of every unit after `prepare`, beside the columns of the index.
 _CHECKED: dict[str, Any] = {
     "row_of_shard": pl.Int64, "position": pl.Int64, "width": pl.Int64, "height": pl.Int64, "mode": pl.String,
-    "sha256": pl.String, "pixels": pl.String, "outcome": pl.String, "reason": pl.String, "detail": pl.String,
+    "sha256": pl.String, "pixels": pl.String, "hash": pl.UInt64,
+    "outcome": pl.String, "reason": pl.String, "detail": pl.String,
 }  # fmt: skip
 
 
@@ -82,6 +86,10 @@ class Config(Settings):
     max_pixels: int = Field(100_000_000, ge=1, le=LARGEST_LIMIT, description="largest width x height that is decoded")
     max_bytes: int = Field(100_000_000, ge=1, description="largest file that is read, bytes")
     keep_duplicates: bool = Field(False, description="keep all images with equal pixels, also across parts")
+    near_duplicates: Literal["leave_out", "refuse", "keep"] = Field(
+        "leave_out", description="what is done with images that show nearly the same as one in another part"
+    )
+    near_bits: int = Field(4, ge=0, le=16, description="bits of 64 that hashes of near-duplicates may differ in")
     limit: int | None = Field(
         None, ge=1, description="at most this many images of the input, every label in proportion"
     )
@@ -264,6 +272,7 @@ class WebNoisy:
             return {**facts, "outcome": "failed", "reason": bad.reason, "detail": bad.detail}
         width, height = decoded.rgb.size
         facts |= {"width": width, "height": height, "mode": decoded.mode, "pixels": pixel_digest(decoded.rgb)}
+        facts["hash"] = perceptual_hash(np.asarray(decoded.rgb))
         pixels[:] = central_square(decoded.rgb, self.config.size)
         reason, detail = self._rejected(width, height, decoded.num_frames, largest_std(pixels))
         return {**facts, "outcome": "left_out" if reason else "kept", "reason": reason, "detail": detail}
@@ -288,6 +297,7 @@ class WebNoisy:
         units = pl.concat(opened).sort("unit").with_columns(copy_of=pl.lit(None, pl.String))
         units = units if self.config.keep_duplicates else leave_out_duplicates(units)
         units = self.used(leave_out_decided(units, str(self.config.decisions)))
+        units = self._without_leaks(units, out)
         kept = units.filter(pl.col("outcome") == "kept")
         if not (kept["split"] == "train").any():
             reasons = units.filter(pl.col("outcome") != "kept").group_by("reason").len().sort("reason").rows()
@@ -317,6 +327,15 @@ class WebNoisy:
         for item in sheets:
             out.bytes(item.file, item.content)
         out.json("figures.json", [{"file": s.file, "title": s.title, "caption": s.caption} for s in sheets])
+
+    def _without_leaks(self, units: pl.DataFrame, out: ArtifactWriter) -> pl.DataFrame:
+        """Without near-duplicates across parts; all of them, in groups, go to `near_duplicates.parquet`."""
+        out.table("near_duplicates.parquet", near_duplicates.groups(units, self.config.near_bits))
+        if self.config.near_duplicates == "refuse":
+            near_duplicates.refuse_leaks(units, self.config.near_bits)
+        if self.config.near_duplicates != "leave_out":
+            return units
+        return near_duplicates.leave_out_leaks(units, self.config.near_bits)
 
     def _columns_of_review(self) -> list[str]:
         """`reviewed` (bool) where decisions were taken in, `url` where it is known."""
@@ -378,7 +397,13 @@ def for_new_data(config: Config, table: str) -> Config:
     place = places.get(suffix, {"folder": table})
     columns = config.columns.model_copy(update=dict.fromkeys(("label", "true_label", "split", "group", "url")))
     kept = config.model_dump(include={"size", "max_pixels", "max_bytes"})
-    everything = {"min_side": 1, "min_std": 0.0, "keep_duplicates": True, "split": GroupSplit(test=0)}
+    everything = {
+        "min_side": 1,
+        "min_std": 0.0,
+        "keep_duplicates": True,
+        "near_duplicates": "keep",
+        "split": GroupSplit(test=0),
+    }
     return Config(**kept, **place, **everything, columns=columns)
 
 

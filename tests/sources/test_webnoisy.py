@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 
 import numpy as np
@@ -271,6 +272,37 @@ def test_equal_pixels_in_another_file_format_are_a_copy(tmp_path):
     assert data.samples["id"].to_list() == ["a"]
     detail = "duplicate of a (same pixels; train and train, labels y and x)"
     assert rejected(artifact)["b"] == ["left_out", "duplicate", detail]
+
+
+def with_a_pale_copy_in_test(tmp_path, **settings):
+    rows = [("a", "x", ""), ("b", "y", ""), ("c", "x", "")]
+    write_table(tmp_path, rows)
+    coarse = np.random.default_rng(5).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    smooth = Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / "images/0.png", "PNG")
+    Image.blend(smooth, Image.new("RGB", (64, 64), "white"), 0.3).save(tmp_path / "images/1.png", "PNG")
+    table = pl.read_csv(tmp_path / "table.csv").with_columns(split=pl.Series(["train", "test", "train"]))
+    table.write_csv(tmp_path / "table.csv")
+    columns = {**config(table="table.csv").columns.model_dump(), "split": "split"}
+    return prepared(config(table="table.csv", columns=columns, **settings), tmp_path, tmp_path / "out")
+
+
+def test_a_near_duplicate_in_another_part_is_left_out_of_training_and_listed(tmp_path):
+    artifact, data = with_a_pale_copy_in_test(tmp_path)
+    assert data.samples["id"].to_list() == ["b", "c"]
+    assert rejected(artifact)["a"][1] == "near_duplicate_across_splits"
+    assert re.fullmatch(
+        r"near-duplicate of b \([0-4] of 64 bits.*train and test, labels x and y\)", rejected(artifact)["a"][2]
+    )
+    assert artifact.table("near_duplicates.parquet")["id"].to_list() == ["a", "b"]
+
+
+def test_near_duplicates_across_parts_can_be_kept_or_refused(tmp_path):
+    (tmp_path / "kept").mkdir()
+    assert len(with_a_pale_copy_in_test(tmp_path / "kept", near_duplicates="keep")[1].samples) == 3
+    (tmp_path / "refused").mkdir()
+    with pytest.raises(DataError, match=r"a \([0-4] bits from b, test\)"):
+        with_a_pale_copy_in_test(tmp_path / "refused", near_duplicates="refuse")
 
 
 def test_missing_files_and_links_out_of_the_root_fail_alone(tmp_path):

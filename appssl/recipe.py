@@ -12,11 +12,12 @@ from pydantic import Field, model_validator
 
 from appssl import bundle
 from appssl.errors import Problem, SettingsError
-from appssl.registry import Method
+from appssl.registry import Method, load
 from appssl.settings import Settings, nearest, parse_yaml, read_yaml, set_dotted, shown, validate
 
 Domain = Literal["wsi", "wearable", "webnoisy", "recsys"]
 STAGES = ("prepare", "pretrain", "pseudolabel", "finetune", "evaluate", "report")
+_NAMED_BY_DATA = ("ranking", "device_subsets")  # evaluators whose settings or data name further metrics
 
 
 class Make(Settings):
@@ -166,6 +167,20 @@ class Needs(Settings):
     evaluate: Need = Need()
 
 
+class Claim(Settings):
+    """An entry of `claims`: what the recipe is said to do on the test part that another one does not."""
+
+    says: str = Field(min_length=1, description="one sentence")
+    metric: str = Field(min_length=1, description="what is measured of both, by its name in metrics.json")
+    against: str = Field(min_length=1, description="the other recipe, one of evaluate.compare")
+    by: float = Field(
+        0.0,
+        description="smallest difference that counts, in the metric's unit; negative: largest loss that does not",
+    )
+    more: bool = Field(True, description="whether this recipe is said to have the larger value")
+    note: str = Field("", description="what was tried, for the table of claims")
+
+
 class Recipe(Settings):
     """A complete recipe."""
 
@@ -178,6 +193,7 @@ class Recipe(Settings):
     evaluate: Evaluate | None = None
     report: Report = Report()
     needs: Needs = Needs()
+    claims: tuple[Claim, ...] = Field((), description="what 'appssl bench run' measures; no input of any stage")
     quick: dict[str, Any] = Field({}, description="dotted overrides for --quick")
 
     def stages(self) -> list[str]:
@@ -301,6 +317,10 @@ def _checked(
         except SettingsError as error:
             problems += error.problems
             checked[block] = "" if block == "data" else None
+    if "claims" in values:
+        wrong = _claims(values["claims"], given.get("evaluate"), file)
+        checked["claims"] = [] if wrong else values["claims"]
+        problems += wrong
     problems += _chain(values, file) + _names(values, path)
     recipe = None
     try:
@@ -320,6 +340,52 @@ def _block(block: str, model: type[Settings], given: Any, file: str) -> dict[str
         message = f"must hold `key: value` pairs{other}, is {shown(given)}. 'appssl show {owner}' lists them."
         raise SettingsError([Problem(file, block, message)])
     return validate(model, given, file=file, owner=owner, prefix=block).plain()
+
+
+def _claims(claims: Any, evaluated: Any, file: str) -> list[Problem]:
+    """What is wrong with claims. `evaluated` is the block of the file: the quick form may compare with less."""
+    if not isinstance(claims, list):
+        return [Problem(file, "claims", f"must be a list, is {shown(claims)}. 'appssl show claims' says of what.")]
+    block = evaluated if isinstance(evaluated, dict) else {}
+    compared, metrics = block.get("compare"), _metrics(block)
+    compared = [name for name in compared if isinstance(name, str)] if isinstance(compared, list) else []
+    problems = []
+    for i, given in enumerate(claims):
+        field = f"claims.{i}"
+        if not isinstance(given, dict):
+            message = f"must hold `key: value` pairs, is {shown(given)}. 'appssl show claims' lists them."
+            problems.append(Problem(file, field, message))
+            continue
+        try:
+            claim = validate(Claim, given, file=file, owner="claims", prefix=field)
+        except SettingsError as error:
+            problems += error.problems
+            continue
+        if claim.against not in compared:
+            message = f"is {claim.against!r}, which this recipe is not compared with."
+            hint = f"{nearest(claim.against, compared)} Recipes are compared where evaluate.compare names them."
+            problems.append(Problem(file, f"{field}.against", f"{message}{hint}"))
+        if metrics is not None and claim.metric not in metrics:
+            message = (
+                f"is {claim.metric!r}, which no evaluator of this recipe measures.{nearest(claim.metric, metrics)}"
+            )
+            problems.append(Problem(file, f"{field}.metric", message))
+    return problems
+
+
+def _metrics(evaluated: Mapping[str, Any]) -> list[str] | None:
+    """Metrics of an evaluate block; None if they are not known before the data are, or the block is wrong."""
+    names, given = [], evaluated.get("evaluators", Evaluate.model_fields["evaluators"].default)
+    for evaluator in given if isinstance(given, list | tuple) else [None]:
+        name = evaluator.get("name") if isinstance(evaluator, dict) else evaluator
+        try:
+            described = getattr(load("evaluators", name), "DESCRIPTIONS", None) if isinstance(name, str) else None
+        except SettingsError:
+            described = None
+        if described is None or name in _NAMED_BY_DATA:
+            return None
+        names += described
+    return names
 
 
 def _from_option(problem: Problem, overrides: Mapping[str, Any]) -> Problem:

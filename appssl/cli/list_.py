@@ -47,13 +47,13 @@ def show(
 
     from appssl.errors import SettingsError
     from appssl.plan import MODELS
-    from appssl.recipe import Recipe, find
+    from appssl.recipe import Claim, Recipe, find
     from appssl.registry import load
 
     if kind == "recipes" and name:
         typer.echo(find(name).read_text(encoding="utf-8"))
         return
-    stages: dict[str, Any] = {**MODELS, "recipe": Recipe}
+    stages: dict[str, Any] = {**MODELS, "recipe": Recipe, "claims": Claim}
     if name is None and kind in stages:
         model, about = stages[kind], stages[kind].__doc__ or ""
     elif name is None:
@@ -72,11 +72,11 @@ def show(
 def _reference() -> str:
     """Every stage and method with its settings, as `docs/reference.md` has it."""
     from appssl.plan import MODELS
-    from appssl.recipe import Fit, Make, Need
+    from appssl.recipe import Claim, Fit, Make, Need
     from appssl.registry import KINDS, load, names
 
     parts = ["# Settings\n\nMade by `appssl list --reference`; do not edit by hand.\n"]
-    for name, model in {**MODELS, "fit": Fit, "make": Make, "needs": Need}.items():
+    for name, model in {**MODELS, "fit": Fit, "make": Make, "needs": Need, "claims": Claim}.items():
         parts.append(_section(f"`{name}`", model.__doc__ or "", model))
     for kind in KINDS:
         for name in names(kind):

@@ -7,7 +7,9 @@ import traceback
 import typer
 
 from appssl.cli import (
+    bench,
     check,
+    crawl,
     data,
     doctor,
     duplicates,
@@ -69,7 +71,13 @@ _data = typer.Typer(
 _data.command("list")(data.list_)
 _data.command("get")(data.get)
 _data.command("make")(data.make)
+_data.command("crawl")(crawl.command)
 app.add_typer(_data, name="data", rich_help_panel=_KNOW)
+
+_bench = typer.Typer(help="Claims of recipes: run them, and keep a table of what was shown.", no_args_is_help=True)
+_bench.command("list")(bench.list_)
+_bench.command("run")(bench.run)
+app.add_typer(_bench, name="bench", rich_help_panel=_RUNS)
 
 
 def _version(value: bool) -> None:

@@ -55,6 +55,9 @@ class Fit(Settings):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward pass")
     accumulate: int = Field(1, ge=1, description="micro-batches per optimizer step")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm")
+    compile: bool = Field(
+        False, description="the backbone through torch.compile; slow first steps, and results differ by rounding"
+    )
     log_every: int = Field(10, ge=1, description="steps between metrics")
     checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")

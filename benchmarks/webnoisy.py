@@ -1,4 +1,4 @@
-"""What the web-noisy domain does with many images, beside the limit of each: CPU time, one thread, limits in the same run.
+"""What the web-noisy domain does with many images, beside the limit of each: CPU time, one thread, one run.
 
     OMP_NUM_THREADS=1 python benchmarks/webnoisy.py [mixture|hashes|preparation|searches]
 
@@ -108,7 +108,7 @@ def preparation(count: int = 100_000) -> None:
         rates["simplejpeg"] = lambda: [simplejpeg.decode_jpeg(content) for content in some]
     decoded = ", ".join(f"{name} {len(some) / seconds(work):,.0f}" for name, work in rates.items())
     print(
-        f"preparing {count:,} images of 64 px: {count / taken:,.0f} images/s a core; decoding alone, images/s: {decoded}"
+        f"preparing {count:,} images of 64 px: {count / taken:,.0f} images/s a core; decoding alone, a second: {decoded}"
     )
 
 

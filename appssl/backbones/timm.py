@@ -34,6 +34,9 @@ class Config(Settings):
     options: dict[str, bool | int | float | str] = Field(
         {}, description="further arguments of the model, such as init_values: 1e-5 or dynamic_img_size: true"
     )
+    channels_last: bool = Field(
+        False, description="maps in the order height, width, channels: faster convolutions, results differ by rounding"
+    )
     weights: str | None = Field(
         None, description="safetensors file, or `published`: those timm publishes; null: random initialization"
     )
@@ -86,7 +89,7 @@ def build(config: Config, input_shape: tuple[int, ...], meta: Meta) -> nn.Module
         _load(network, _downloaded(config))
     elif config.weights is not None:
         _load_file(network, Path(config.weights), config)
-    return network
+    return network.to(memory_format=torch.channels_last) if config.channels_last else network
 
 
 def _create(config: Config, input_shape: tuple[int, ...]) -> nn.Module:

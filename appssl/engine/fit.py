@@ -5,9 +5,11 @@ order of samples is a pure function of (seed, epoch, index), so resuming needs n
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -59,6 +61,7 @@ class FitSettings(Protocol):
     precision: str
     accumulate: int
     clip_norm: float | None
+    compile: bool
     log_every: int
     checkpoint_steps: int
     keep_checkpoints: int
@@ -145,6 +148,7 @@ def fit(
         )
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # whoever starts this has chosen how
     fabric = Fabric(
         accelerator="cuda" if accelerator == "gpu" else accelerator,
         devices=devices,
@@ -158,6 +162,8 @@ def fit(
     schedule = registry.build("schedules", config.schedule)
     if fabric.world_size > 1:
         make_global(learner)
+    if config.compile:
+        _compile(learner, fabric.device)
     trained, optimizer = _set_up(fabric, learner, config)
     torch.manual_seed(seed + 1000 * fabric.global_rank)
     start = _resume(learner, optimizer, state_dir, num_steps)
@@ -240,6 +246,21 @@ def _set_up(fabric: Fabric, learner: Any, config: FitSettings) -> tuple[Any, Any
         trained = fabric.setup_module(_Trained(learner))
         return trained, fabric.setup_optimizers(make_optimizer(learner, config))
     return fabric.setup(_Trained(learner), make_optimizer(learner, config))
+
+
+def _compile(learner: Any, device: torch.device) -> None:
+    """The backbone's forward pass, in place, so that its parameters keep their names.
+
+    Raises:
+        SettingsError: if there is no backbone, or nothing to compile with.
+    """
+    backbone = getattr(learner, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise SettingsError("fit.compile: this method has no backbone to compile. Leave it out.")
+    compilers = (os.environ.get("CXX", "g++"), "clang++")
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise SettingsError(f"fit.compile: a C++ compiler is needed on CPU ({' or '.join(compilers)}). Install one.")
+    backbone.compile()
 
 
 def make_optimizer(learner: Any, config: FitSettings) -> torch.optim.Optimizer:

@@ -32,6 +32,13 @@ def test_a_network_by_name_equals_the_library_s_own():
     assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
+def test_another_order_in_memory_changes_nothing_but_rounding():
+    images = torch.randn(2, 3, 32, 32)
+    last = network(channels_last=True).eval()
+    assert last.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(network().eval()(images), last(images), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("model", "shape"),
     [

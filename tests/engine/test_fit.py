@@ -298,6 +298,40 @@ def test_sigterm_saves_and_the_same_call_goes_on(tmp_path):
     assert equal(whole, train(tmp_path / "cut", learner=small(seed=4))[0])
 
 
+class WithBackbone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.LayerNorm(32), nn.Linear(32, 2))
+
+    def forward(self, batch):
+        return Step(nn.functional.cross_entropy(self.backbone(batch["input"]), batch["target"]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++"))),
+    reason="COMPILED TRAINING NOT TESTED: no C++ compiler on this machine",
+)
+def test_a_compiled_backbone_learns_the_same_within_rounding_and_goes_on(tmp_path):
+    plain, _, _ = train(tmp_path / "plain", learner=WithBackbone(), schedule="constant")
+    first, _, _ = train(tmp_path / "compiled", learner=WithBackbone(), schedule="constant", steps=6, compile=True)
+    assert first.backbone._compiled_call_impl is not None
+    compiled, result, _ = train(tmp_path / "compiled", learner=WithBackbone(), schedule="constant", compile=True)
+    assert result.resumed_from == 6
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_compiling_what_cannot_be_compiled_says_what_is_missing(tmp_path, monkeypatch):
+    with pytest.raises(SettingsError, match=r"fit\.compile: this method has no backbone"):
+        train(tmp_path / "without", compile=True)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(SettingsError, match=r"fit\.compile: a C\+\+ compiler is needed"):
+        train(tmp_path / "no_compiler", learner=WithBackbone(), compile=True)
+
+
 SCRIPT = """
     import sys
     from pathlib import Path

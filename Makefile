@@ -45,7 +45,7 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.installed-dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(UV_INSTALL) ".[dev,cluster]" || $(BIN)/python -m pip install --quiet --editable ".[dev,cluster]"
+	$(UV_INSTALL) ".[dev,cluster,kubernetes,recsys]" || $(BIN)/python -m pip install --quiet --editable ".[dev,cluster,kubernetes,recsys]"
 	touch $(VENV)/.installed $@
 
 clean:

@@ -49,6 +49,10 @@ def make(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     size: Annotated[str, typer.Option("--size", help="tiny, small or large.")] = "small",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed; the same seed gives the same bytes.")] = 0,
+    events: Annotated[
+        int | None,
+        typer.Option("--events", min=1000, help="recsys: so many events in Parquet files, instead of a size."),
+    ] = None,
 ) -> None:
     """Make synthetic data with known truth. Example: appssl data make wearable --out synthetic"""
     from appssl.errors import SettingsError
@@ -56,4 +60,6 @@ def make(
 
     if size not in ("tiny", "small", "large"):
         raise SettingsError(f"--size {size}: choose tiny, small or large.")
-    typer.echo(str(write(domain, size, seed, out).folder))
+    if events is not None and domain != "recsys":
+        raise SettingsError(f"--events {events}: only recsys can be made of so many events; give {domain} a --size.")
+    typer.echo(str(write(domain, size if events is None else str(events), seed, out).folder))

@@ -5,7 +5,8 @@ and the ideal of min(k, |R|) hits, mrr@k = 1 / rank of the first hit (0 if none)
 training (head, middle, tail, cold: never seen in training), users by whether they have a training event (warm, cold: a
 user whose first event lies in the validation part is cold, because the model does not know him or her either).
 Over all lists: coverage@k (share of the catalogue shown), gini@k of exposure, popularity@k (mean training events of
-what is shown). Popularity and item-kNN are measured on the same users, with paired differences.
+what is shown). Popularity and item-kNN, and where asked for ALS and BPR (`ops/factor_models.py`), are measured on the
+same users, with paired differences.
 Source: Krichene and Rendle, On sampled metrics for item recommendation, KDD 2020 (full catalogue instead of samples);
 Sarwar et al., Item-based collaborative filtering, WWW 2001 (item-kNN with cosine). Deviations: none.
 """
@@ -20,6 +21,7 @@ from scipy import sparse
 from appssl.contracts import Metric, Ranked
 from appssl.errors import DataError
 from appssl.ops.bootstrap import bootstrap_means
+from appssl.ops.factor_models import Factors, factor_scores
 from appssl.ops.interactions import gini
 from appssl.ops.topk import Scores, best_items, seen_matrix
 from appssl.settings import Settings
@@ -31,10 +33,11 @@ _NAMES = ("recall", "ndcg", "mrr")
 class Config(Settings):
     name: Literal["ranking"] = "ranking"
     k: int = Field(20, ge=1, le=1000, description="length of the list")
-    baselines: tuple[Literal["popularity", "item_knn"], ...] = Field(
-        ("popularity", "item_knn"), description="measured on the same users"
+    baselines: tuple[Literal["popularity", "item_knn", "als", "bpr"], ...] = Field(
+        ("popularity", "item_knn"), description="measured on the same users; als and bpr need the extra recsys"
     )
     neighbors: int = Field(50, ge=1, description="neighbors of an item in item-kNN")
+    factors: Factors = Field(Factors(), description="of als and bpr")
 
 
 DESCRIPTIONS = {
@@ -60,8 +63,7 @@ class Ranking:
         ours, exposure = self._measure(result.data, _numpy(result.scores))
         metrics = self._summary(ours, exposure, result.data, num_bootstrap, seed)
         for name in self.config.baselines:
-            scores = popularity_scores(result.data) if name == "popularity" else self._item_knn(result.data)
-            theirs, shown = self._measure(result.data, scores)
+            theirs, shown = self._measure(result.data, self._baseline(name, result.data, seed))
             found = self._summary(theirs, shown, result.data, num_bootstrap, seed)
             metrics |= {f"{name}_{key}": metric for key, metric in found.items()}
             metrics |= self._differences(name, ours, theirs, num_bootstrap, seed)
@@ -121,8 +123,12 @@ class Ranking:
         }
         return _intervals(columns, ours, num_bootstrap, seed)
 
-    def _item_knn(self, data: Any) -> Scores:
-        return item_knn_scores(data, self.config.neighbors)
+    def _baseline(self, name: Literal["popularity", "item_knn", "als", "bpr"], data: Any, seed: int) -> Scores:
+        if name == "popularity":
+            return popularity_scores(data)
+        if name == "item_knn":
+            return item_knn_scores(data, self.config.neighbors)
+        return factor_scores(name, data, self.config.factors, seed=seed)
 
 
 def build(config: Config) -> Ranking:

@@ -7,6 +7,9 @@ items as the batch grows; to that end an item that is in the batch twice counts 
 Source: Yi et al., Sampling-bias-corrected neural modeling for large corpus item recommendations, RecSys 2019, equation
 5. Deviations: q is the item's share of the training events instead of a streaming estimate. Without the correction
 (logq: false) other examples of the positive item are no negatives, because nothing else makes up for them.
+
+With `user_temperatures` the loss is that of iSogCLR (`ops/individual_temperatures.py`), users being the anchors: each
+learns a temperature of its own. Its negatives are the other items of the batch, as if drawn uniformly.
 """
 
 from collections.abc import Mapping
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from appssl.contracts import Batch, Context, PreparedData, Step, Views
+from appssl.ops.individual_temperatures import IndividualTemperatures, Temperatures
 from appssl.ops.interactions import padded_histories
 from appssl.settings import Settings
 
@@ -34,11 +38,16 @@ class Config(Settings):
     user_ids: bool = Field(True, description="an embedding per user")
     item_ids: bool = Field(True, description="an embedding per item, added to the content; zero for cold items")
     logq: bool = Field(True, description="correct for the frequency of items in batches")
+    user_temperatures: Temperatures | None = Field(
+        None, description="a learned temperature for each user (iSogCLR) instead of one; needs logq false"
+    )
 
     @model_validator(mode="after")
     def _users_differ(self) -> "Config":
         if not (self.user_ids or self.history):
             raise ValueError("with user_ids false and history 0 all users are the same; use one of them")
+        if self.user_temperatures is not None and self.logq:
+            raise ValueError("user_temperatures has no correction for frequencies; set logq to false")
         return self
 
 
@@ -93,12 +102,23 @@ class Retrieval(nn.Module):
         self.item_ids = _zeros(self.num_items, config.dim) if config.item_ids else None
         self.user_ids = _zeros(int(facts["num_users"]), config.dim) if config.user_ids else None
         self.bias = nn.Parameter(torch.zeros(config.dim))
+        own = config.user_temperatures
+        self.user_temperatures = IndividualTemperatures(own, int(facts["num_users"])) if own is not None else None
 
     def items(self, numbers: Tensor) -> Tensor:
         """Unit vectors (N, D) of items (N,) int64."""
-        vectors = self.content(self.backbone(self.tokens[numbers]))
+        return self.item_vectors(self.tokens[numbers], numbers)
+
+    def item_vectors(self, tokens: Tensor, numbers: Tensor, is_known: Tensor | None = None) -> Tensor:
+        """Unit vectors (N, D) of items with tokens (N, L) and numbers (N,) int64.
+
+        Args:
+            is_known: (N,) bool; where it is False the number is hidden, and the vector is that of the tokens alone.
+        """
+        vectors = self.content(self.backbone(tokens))
         if self.item_ids is not None:
-            vectors = vectors + self.item_ids(numbers)
+            of_numbers = self.item_ids(numbers)
+            vectors = vectors + (of_numbers if is_known is None else of_numbers * is_known[:, None])
         return functional.normalize(vectors, dim=1, eps=_EPSILON)
 
     def users(self, numbers: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -121,8 +141,16 @@ class Retrieval(nn.Module):
         return (vectors * weight).sum(1) / weight.sum(1).clamp(min=1)
 
     def forward(self, batch: Batch) -> Step:
+        return self.match(batch, self.items(batch["target"]))
+
+    def match(self, batch: Batch, vectors: Tensor) -> Step:
+        """Loss of users `input` (B,) and the unit vectors (B, D) of their items `target` (B,)."""
         users, items = batch["input"], batch["target"]
-        logits = self.users(users, items) @ self.items(items).T / self.temperature
+        if self.user_temperatures is not None:
+            similarity = _cosines(self.users(users, items), vectors)
+            is_negative = items[:, None] != items[None, :]
+            return Step(*self.user_temperatures.of_pairs(similarity, similarity.diagonal(), is_negative, users))
+        logits = self.users(users, items) @ vectors.T / self.temperature
         log_share = self.log_share[items] if self.use_logq else None
         return Step(in_batch_softmax(logits, items, log_share))
 
@@ -178,6 +206,13 @@ class Retriever(nn.Module):
 
 def build(config: Config, context: Context) -> Retrieval:
     return Retrieval(config, context)
+
+
+def _cosines(one: Tensor, two: Tensor) -> Tensor:
+    """(N, M) of unit vectors (N, D) and (M, D), in float32 or better."""
+    dtype = torch.promote_types(one.dtype, torch.float32)
+    with torch.autocast(device_type=one.device.type, enabled=False):
+        return one.to(dtype) @ two.to(dtype).T
 
 
 def _zeros(count: int, width: int) -> nn.Embedding:

@@ -1,32 +1,46 @@
-"""Pure functions on interaction logs: k-core, splits in time, popularity slices."""
+"""Pure functions on interaction logs: order statistics, splits in time, popularity slices."""
+
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import polars as pl
+
+_COUNTERS = 16  # bits: so many counters at once
 
 
-def k_core(events: pl.DataFrame, min_user: int, min_item: int) -> pl.DataFrame:
-    """Largest part of the log in which every user has `min_user` events and every item `min_item`.
+def counted(blocks: Callable[[], Iterable[np.ndarray]], positions: Sequence[int]) -> list[int]:
+    """Values at positions of the sorted whole, found by counting: memory does not grow with the number of values.
 
     Args:
-        events: columns `user` and `item`. Rows keep their order.
+        blocks: called for every pass; blocks (N,) int64 of values, in any order. positions: 0 is the smallest value.
     """
-    while True:
-        enough = (pl.len().over("user") >= min_user) & (pl.len().over("item") >= min_item)
-        kept = events.filter(enough)
-        if len(kept) == len(events):
-            return kept
-        events = kept
+    ends = [(int(block.min()), int(block.max())) for block in blocks() if len(block)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    found = {position: _counted(blocks, position, low, high) for position in set(positions)}
+    return [found[position] for position in positions]
+
+
+def _counted(blocks: Callable[[], Iterable[np.ndarray]], position: int, low: int, high: int) -> int:
+    while high > low:
+        shift = max(0, (high - low).bit_length() - _COUNTERS)
+        counts = np.zeros(((high - low) >> shift) + 1, dtype=np.int64)
+        for block in blocks():
+            inside = block[(block >= low) & (block <= high)]
+            counts += np.bincount((inside - low) >> shift, minlength=len(counts))
+        bin_ = int(np.searchsorted(np.cumsum(counts), position, side="right"))
+        position -= int(counts[:bin_].sum())
+        low, high = low + (bin_ << shift), min(high, low + ((bin_ + 1) << shift) - 1)
+    return low
 
 
 def time_cuts(timestamps: np.ndarray, train_share: float, val_share: float) -> tuple[int, int]:
     """Times (Unix seconds) at which validation and test begin, so that about the given shares lie before.
 
     Args:
-        timestamps: (N,) int64, any order. Events at the same second are never divided.
+        timestamps: (N,) int64, sorted. Events at the same second are never divided.
     """
-    ordered = np.sort(timestamps)
-    position = [min(len(ordered) - 1, int(share * len(ordered))) for share in (train_share, train_share + val_share)]
-    return int(ordered[position[0]]), int(ordered[position[1]])
+    last = len(timestamps) - 1
+    first, second = (min(last, int(share * len(timestamps))) for share in (train_share, train_share + val_share))
+    return int(timestamps[first]), int(timestamps[second])
 
 
 def popularity_slices(counts: np.ndarray, head_share: float, middle_share: float) -> np.ndarray:

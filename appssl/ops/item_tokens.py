@@ -1,6 +1,12 @@
-"""Features of items as tokens: every field has its own range of numbers, 0 is missing."""
+"""Features of items as tokens: every field has its own range of numbers, 0 is missing.
 
+Words of texts are hashed into the range of their field (Weinberger et al., Feature hashing for large scale multitask
+learning, ICML 2009, without the sign, which sums of tokens need and embeddings do not).
+"""
+
+import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,16 +14,18 @@ import numpy as np
 import polars as pl
 
 _LONGEST_MULTI = 32  # values of one item in a multi-valued field that are kept, in order
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class FieldValues:
-    """A field as lists of values per item; `borders` of the bins of a numeric field."""
+    """A field as lists of values per item; `borders` of the bins of a numeric field; `buckets` of a hashed one."""
 
     name: str
     values: list[list[str]]
     length: int
     borders: tuple[float, ...] = ()
+    buckets: int = 0
 
 
 def multi(name: str, column: pl.Series, separator: str) -> FieldValues:
@@ -32,6 +40,40 @@ def _split(text: str | None, separator: str) -> list[str]:
 
 def categorical(name: str, column: pl.Series) -> FieldValues:
     return FieldValues(name, [[text] if text else [] for text in column.cast(pl.String).to_list()], 1)
+
+
+def words(name: str, column: pl.Series, buckets: int, most: int) -> FieldValues:
+    """The first `most` different words of a text, in lower case, to be hashed into `buckets`."""
+    texts = column.cast(pl.String).fill_null("").to_list()
+    values = [list(dict.fromkeys(_WORD.findall(text.lower())))[:most] for text in texts]
+    return FieldValues(name, values, most, buckets=buckets)
+
+
+def bucket(word: str, buckets: int) -> int:
+    """Number of a word's bucket, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little") % buckets
+
+
+def collisions(field: FieldValues, known: np.ndarray) -> dict[str, Any]:
+    """What hashing loses of the words of the `known` items (N,) bool: words, used buckets, words that share theirs with
+    another word, the share of all occurrences that are of such words, and the expected share of words.
+
+    Of w words in m buckets a word is expected to share its bucket with probability 1 - (1 - 1/m)^(w - 1).
+    """
+    counts = Counter(word for values, k in zip(field.values, known, strict=True) if k for word in values)
+    place = {word: bucket(word, field.buckets) for word in counts}
+    in_bucket = Counter(place.values())
+    sharing = [word for word in counts if in_bucket[place[word]] > 1]
+    total = sum(counts.values())
+    return {
+        "field": field.name,
+        "buckets": field.buckets,
+        "words": len(counts),
+        "used_buckets": len(in_bucket),
+        "words_sharing": len(sharing),
+        "share_of_occurrences": sum(counts[word] for word in sharing) / total if total else 0.0,
+        "expected_share_of_words": 1 - (1 - 1 / field.buckets) ** max(0, len(counts) - 1),
+    }
 
 
 def pattern(name: str, column: pl.Series, regex: str) -> FieldValues:
@@ -60,27 +102,30 @@ def numeric(name: str, column: pl.Series, borders: tuple[float, ...]) -> FieldVa
 
 
 def tokens(fields: list[FieldValues], known: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]], int]:
-    """Token numbers (N, L) int64, the fields (name, start, length, first, size, vocabulary, borders), and the size of
-    the whole vocabulary.
+    """Token numbers (N, L) int64, the fields (name, start, length, first, size, vocabulary, borders; a hashed one has
+    `buckets` and no vocabulary), and the size of the whole vocabulary.
 
     The vocabulary is that of the `known` items (N,) bool: a value that only later items have is missing (0).
     """
     about: list[dict[str, Any]] = []
     first, start = 1, 0
     for field in fields:
-        vocabulary = sorted({value for values, k in zip(field.values, known, strict=True) if k for value in values})
+        seen = (value for values, k in zip(field.values, known, strict=True) if k for value in values)
+        vocabulary = [] if field.buckets else sorted(set(seen))
+        size = field.buckets or len(vocabulary)
         about.append(
             {
                 "name": field.name,
                 "start": start,
                 "length": field.length,
                 "first": first,
-                "size": len(vocabulary),
+                "size": size,
                 "vocabulary": vocabulary,
                 "borders": list(field.borders),
+                **({"buckets": field.buckets} if field.buckets else {}),
             }
         )
-        first, start = first + len(vocabulary), start + field.length
+        first, start = first + size, start + field.length
     return encoded(fields, about), about, first - 1
 
 
@@ -89,9 +134,12 @@ def encoded(fields: list[FieldValues], about: list[dict[str, Any]]) -> np.ndarra
     columns = []
     for field, known in zip(fields, about, strict=True):
         number = {value: known["first"] + position for position, value in enumerate(known["vocabulary"])}
+        if buckets := known.get("buckets"):
+            texts = {word for values in field.values for word in values}
+            number = {word: known["first"] + bucket(word, buckets) for word in texts}
         block = np.zeros((len(field.values), known["length"]), dtype=np.int64)
         for row, values in enumerate(field.values):
-            found = [number[value] for value in values if value in number][: known["length"]]
+            found = list(dict.fromkeys(number[value] for value in values if value in number))[: known["length"]]
             block[row, : len(found)] = found
         columns.append(block)
     return np.concatenate(columns, axis=1)

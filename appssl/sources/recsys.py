@@ -3,70 +3,76 @@
 Events are checked row by row, repeated ones and those of rare users and items are left out with their reason, and the
 log is divided at two moments in time, the same for everybody. Users and items that only occur after the first cut are
 kept and measured as their own slices. Feature vocabularies and bins come from items that training has seen.
+
+The log may be larger than memory: shards read its files block by block into records of numbers (`ops/interaction_log`),
+and merging goes through these in parts that fit (`ops/interaction_select`, `ops/interaction_store`). Memory grows with
+users and items.
 """
 
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
-from appssl.ops import item_tokens
 from appssl.ops.event_draft import drafted
-from appssl.ops.event_tables import read_events, require, scan
-from appssl.ops.interactions import k_core, popularity_slices, time_cuts
+from appssl.ops.event_tables import Columns, Judging, written_seconds
+from appssl.ops.interaction_data import InteractionData, NewItems
+from appssl.ops.interaction_files import file_names, log_files
+from appssl.ops.interaction_items import (
+    Features,
+    Multi,
+    Pattern,
+    Text,
+    Tokens,
+    feature_tokens,
+    new_tokens,
+    read_table,
+    used_items,
+)
+from appssl.ops.interaction_leakage import leakage
+from appssl.ops.interaction_log import Log, write_shard
+from appssl.ops.interaction_notes import LISTED, Notes
+from appssl.ops.interaction_partitions import scratch
+from appssl.ops.interaction_select import Rules, select
+from appssl.ops.interaction_store import PARTS, Dividing, Split, Stored, write_events
 from appssl.ops.paths import inside
 from appssl.ops.recsys_figures import figures
 from appssl.settings import Settings
 
-SPLITS = ("train", "val", "test")
-_QUARANTINED_ROWS = 1000  # rows of one reason that are listed one by one; the account counts all
 
+class Users(Settings):
+    """A table of users and their features."""
 
-class Columns(Settings):
-    """Names of the columns of the log."""
+    table: str = Field(description="CSV or Parquet, one row per user")
+    user_id: str = Field("user_id", description="its key column")
+    categorical: tuple[str, ...] = Field((), description="columns with one value per user")
+    multi: tuple[Multi, ...] = Field((), description="columns with several values per user")
+    numeric: tuple[str, ...] = Field((), description="columns with a number, divided into quantile bins")
+    bins: int = Field(8, ge=2, le=256, description="bins of numeric columns")
 
-    user: str = Field("user_id", description="who")
-    item: str = Field("item_id", description="what")
-    timestamp: str = Field("timestamp", description="when: Unix seconds, or ISO 8601")
-    rating: str | None = Field(None, description="how much, for min_rating")
+    @model_validator(mode="after")
+    def _some(self) -> "Users":
+        if not (self.categorical or self.multi or self.numeric):
+            raise ValueError("name at least one feature: categorical, multi or numeric")
+        return self
 
-
-class Multi(Settings):
-    """A text column that holds several values."""
-
-    column: str = Field(description="column of the item table")
-    separator: str = Field("|", min_length=1, description="what stands between the values")
-
-
-class Pattern(Settings):
-    """A feature cut out of a text column."""
-
-    name: str = Field(description="name of the feature")
-    column: str = Field(description="column of the item table")
-    regex: str = Field(description="regular expression; its first group is the value")
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from None
-        return value
+    def features(self) -> Features:
+        return Features(
+            "user", self.table, self.user_id, None, self.categorical, self.multi, self.numeric, (), (), self.bins
+        )
 
 
 class Config(Settings):
     name: Literal["recsys"] = "recsys"
-    interactions: str = Field("interactions.csv", description="log, CSV or Parquet, one event per row")
+    interactions: str | tuple[str, ...] = Field(
+        "interactions.csv", description="log, CSV or Parquet, one event per row: a file, folder, pattern, or several"
+    )
     columns: Columns = Field(Columns(), description="names of its columns")
     items: str = Field("items.csv", description="table of items with their features, CSV or Parquet")
     item_id: str = Field("item_id", description="its key column")
@@ -75,13 +81,27 @@ class Config(Settings):
     multi: tuple[Multi, ...] = Field((), description="columns with several values per item")
     numeric: tuple[str, ...] = Field((), description="columns with a number, divided into quantile bins")
     patterns: tuple[Pattern, ...] = Field((), description="features cut out of text columns")
+    texts: tuple[Text, ...] = Field((), description="text columns whose words are features, hashed")
     bins: int = Field(8, ge=2, le=256, description="bins of numeric columns")
+    users: Users | None = Field(None, description="table of users with their features; null: none")
     unknown_items: Literal["leave_out", "keep"] = Field(
         "leave_out", description="events of items not in the item table"
     )
+    until: str | None = Field(
+        None, description="rows later than this (ISO 8601, UTC without a zone) are faults; null: no end"
+    )
+    lowest_rating: float | None = Field(0, description="rows with a lower rating are faults; null: no limit")
+    events: tuple[str, ...] = Field((), description="kinds of events that are used (columns.event); empty: all")
     min_rating: float | None = Field(None, description="events with a lower rating are left out")
+    max_user_events: int | None = Field(
+        None, ge=1, description="of a user with more events only the latest are used; null: all"
+    )
     min_user: int = Field(5, ge=1, description="fewest events of a user (k-core)")
     min_item: int = Field(1, ge=1, description="fewest events of an item (k-core)")
+    session_minutes: float | None = Field(
+        None, gt=0, description="a longer pause of a user begins a session; null: none, or those of columns.session"
+    )
+    split: Split = Field(Split(), description="how train, validation and test are divided")
     train_share: float = Field(0.8, gt=0, lt=1, description="share of the events, in time, that are trained on")
     val_share: float = Field(0.1, ge=0, lt=1, description="share of the events after those, for validation")
     head_share: float = Field(0.5, gt=0, lt=1, description="share of training events that the head items cover")
@@ -94,58 +114,45 @@ class Config(Settings):
             raise ValueError("train_share + val_share must be below 1, nothing is left for the test")
         if self.head_share + self.middle_share >= 1:
             raise ValueError("head_share + middle_share must be below 1, nothing is left for the tail")
-        if not (self.categorical or self.multi or self.numeric or self.patterns):
-            raise ValueError("name at least one feature: categorical, multi, numeric or patterns")
+        fields = [*self.categorical, *(m.column for m in self.multi), *self.numeric]
+        fields += [*(p.name for p in self.patterns), *(t.column for t in self.texts)]
+        if not fields:
+            raise ValueError("name at least one feature: categorical, multi, numeric, patterns or texts")
+        if twice := sorted({name for name in fields if fields.count(name) > 1}):
+            raise ValueError(f"features must have different names; {', '.join(twice)} is there more than once")
+        if self.events and self.columns.event is None:
+            raise ValueError("events names kinds, but columns.event names no column")
+        if self.until is not None and _end(self.until) is None:
+            raise ValueError(f"until is {self.until!r}, which is no time; write 2020-12-31 or 2020-12-31T23:59:59Z")
+        if self.session_minutes is not None and self.columns.session is not None:
+            raise ValueError("give either session_minutes or columns.session")
         return self
 
+    def judging(self) -> Judging:
+        return Judging(
+            end=None if self.until is None else _end(self.until),
+            lowest_rating=self.lowest_rating,
+            min_rating=self.min_rating,
+            kinds=self.events,
+        )
 
-class RecsysData:
-    """Items as samples, and the log.
+    def features(self) -> Features:
+        names = ("title", "categorical", "multi", "numeric", "patterns", "texts", "bins")
+        return Features("item", self.items, self.item_id, **{name: getattr(self, name) for name in names})
 
-    `tokens` (num_items, L) int64; `popularity` (num_items,) int64 training events; `slices` (num_items,) str head,
-    middle, tail or cold.
-    """
+
+def _end(until: str) -> int | None:
+    """Last second of a day or moment, or None if it is no time."""
+    found = written_seconds(pl.Series([until])).item()
+    return found + 86_399 if found is not None and len(until.strip()) == len("2020-12-31") and "-" in until else found
+
+
+class RecsysData(InteractionData):
+    """Prepared items and log of an artifact."""
 
     def __init__(self, artifact: Artifact) -> None:
         values = artifact.json("meta.json")
-        self.meta = Meta(**{**values, "classes": tuple(values["classes"])})
-        self.samples = artifact.table("samples.parquet")
-        self.users = artifact.table("users.parquet")
-        self.tokens = np.load(artifact.path("tokens.npy"), mmap_mode="r")
-        self.popularity = self.samples["popularity"].to_numpy()
-        self.slices = self.samples["slice"].to_numpy()
-        self.num_users, self.num_items = len(self.users), len(self.samples)
-        self._events = artifact.table("interactions.parquet")
-
-    def interactions(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """User numbers, item numbers and times (N,) int64 of a part, in order of time."""
-        part = self._events.filter(pl.col("split") == split)
-        user, item, time = (part[name].to_numpy().astype(np.int64) for name in ("user", "item", "timestamp"))
-        return user, item, time
-
-    def read(self, row: int) -> np.ndarray:
-        """Tokens (L,) int64 of an item."""
-        return np.asarray(self.tokens[row])
-
-
-class NewItems:
-    """Items as samples, without a log: what `embed` takes."""
-
-    def __init__(self, ids: pl.Series, tokens: np.ndarray, meta: Meta) -> None:
-        self.meta, self._tokens = meta, tokens
-        nothing = pl.lit(None, pl.String)
-        self.samples = pl.DataFrame({"id": ids, "group": ids}).select(
-            pl.int_range(pl.len(), dtype=pl.Int64).alias("index"),
-            "id",
-            "group",
-            split=pl.lit("test"),
-            label=nothing,
-            true_label=nothing,
-        )
-
-    def read(self, row: int) -> np.ndarray:
-        """Tokens (L,) int64 of an item."""
-        return self._tokens[row]
+        super().__init__(artifact, Meta(**{**values, "classes": tuple(values["classes"])}))
 
 
 class Recsys:
@@ -153,260 +160,162 @@ class Recsys:
         self.config = config
 
     def inputs(self, root: Path) -> list[Path]:
-        return [root / self.config.interactions, root / self.config.items]
+        return [*log_files(root, self.config.interactions), *(root / name for name, _ in self._tables().values())]
+
+    def _tables(self) -> dict[str, tuple[str, Features]]:
+        """File and features of the tables beside the log."""
+        config = self.config
+        tables = {"items": (config.items, config.features())}
+        return tables | ({"users": (config.users.table, config.users.features())} if config.users else {})
 
     def prepare(self, root: Path, shard: int, num_shards: int, out: ArtifactWriter) -> None:
-        """Checks the rows of the log whose number is `shard` modulo `num_shards`."""
-        log, items = (inside(root, name) for name in (self.config.interactions, self.config.items))
-        columns = self.config.columns
-        rating = columns.rating
-        if self.config.min_rating is not None and rating is None:
+        """Reads the files of the log whose number is `shard` modulo `num_shards`, and checks every row."""
+        config = self.config
+        files = log_files(root, config.interactions)
+        if config.min_rating is not None and config.columns.rating is None:
             raise DataError("data.source.min_rating is given, but data.source.columns.rating names no column.")
-        events = read_events(log, user=columns.user, item=columns.item, timestamp=columns.timestamp, rating=rating)
-        self._read_items(items)
-        out.input("table:interactions", sha256_file(log))
-        out.input("table:items", sha256_file(items))
-        out.table("events.parquet", events.filter(pl.col("row") % num_shards == shard))
+        for what, (name, features) in self._tables().items():
+            read_table(inside(root, name), features)
+            out.input(f"table:{what}", sha256_file(inside(root, name)))
+        own = list(enumerate(files))[shard::num_shards]
+        names = file_names(root, files)
+        write_shard(own, config.columns, config.judging(), {"names": names}, out)
+        for number, path in own:
+            out.input(f"table:interactions/{names[number]}", sha256_file(path))
 
     def merge(self, root: Path, shards: Sequence[Artifact], out: ArtifactWriter) -> None:
         config = self.config
-        events = pl.concat([shard.table("events.parquet") for shard in shards]).sort("row")
-        table = inside(root, config.items)
-        if any(shard.manifest["inputs"]["table:items"] != sha256_file(table) for shard in shards):
-            raise DataError(f"{table}: changed since the shards were prepared. Delete their folder and run again.")
-        catalogue = self._read_items(table)
-        kept = self._select(events, catalogue, out)
-        first, second = time_cuts(kept["timestamp"].to_numpy(), config.train_share, config.val_share)
-        early = pl.when(pl.col("timestamp") < first).then(pl.lit("train"))
-        split = early.when(pl.col("timestamp") < second).then(pl.lit("val")).otherwise(pl.lit("test"))
-        kept = kept.with_columns(split=split).sort("timestamp", "row")
-        self._check_parts(kept)
-        users = self._users(events, kept, out)
-        items, tokens, fields, vocab = self._items(kept, catalogue, out)
-        numbered = kept.join(users.select(user="id", user_number="number"), on="user").join(
-            items.select(item="id", item_number="index"), on="item"
-        )
-        numbered = numbered.sort("timestamp", "row")
-        log = numbered.select(
-            user=pl.col("user_number"), item=pl.col("item_number"), timestamp=pl.col("timestamp"), split=pl.col("split")
-        )
-        out.table("interactions.parquet", log)
+        catalogue, people = self._catalogue(root, shards)
+        log = self._log(root, shards)
+        known = catalogue[config.item_id] if config.unknown_items == "leave_out" else None
+        rules = Rules(config.min_user, config.min_item, config.limit_users, config.max_user_events, known)
+        gap = config.session_minutes * 60 if config.session_minutes is not None else None
+        dividing = Dividing(config.split.kind, config.train_share, config.val_share, gap)
+        notes = Notes()
+        with scratch(out.folder) as folder:
+            selected = select(log, rules, f"{self._told(root)}: {config.columns.timestamp}", folder)
+            selected.fates.note(log, selected.count, notes)
+            stored = write_events(selected, dividing, folder, out)
+        users = self._users(log, stored, notes)
         out.table("users.parquet", users)
-        out.table("samples.parquet", items)
-        out.array("tokens.npy", tokens)
-        train, test = (kept.filter(pl.col("split") == part) for part in ("train", "test"))
-        known = int(test["user"].is_in(train["user"].unique().implode()).sum())
-        out.account("test_events_of_warm_users").keep(known)
-        out.account("test_events_of_cold_users").keep(len(test) - known)
-        facts = {
-            "fields": fields,
-            "vocab_size": vocab,
-            "train_until_unix_seconds": first,
-            "val_until_unix_seconds": second,
-            "num_users": len(users),
-            "num_items": len(items),
-            "test_events": len(test),
-            "test_events_of_known_users": known,
-            "test_events_of_known_items": int(test["item"].is_in(train["item"].unique().implode()).sum()),
-            "items_without_features": int((tokens == 0).all(axis=1).sum()),
-        }
+        ids = log.items.filter(pl.Series(stored.kept_items))
+        shares = (config.head_share, config.middle_share)
+        samples, tokens = used_items(ids, stored.items[:, 0], catalogue, config.features(), shares, notes)
+        out.table("samples.parquet", samples)
+        out.array("tokens.npy", tokens.numbers)
+        facts = _facts(stored, tokens, notes)
+        if people is not None and config.users is not None:
+            user_tokens = _user_tokens(users, people, config.users.features(), notes)
+            out.array("user_tokens.npy", user_tokens.numbers)
+            facts |= {"user_fields": user_tokens.fields, "user_vocab_size": user_tokens.vocab_size}
         meta = Meta(source="recsys", domain="recsys", task="ranking", group="user", facts=facts)
         out.json("meta.json", asdict(meta))
-        drawn = figures(items, kept)
+        leaks = leakage(stored)
+        out.json("leakage.json", {**leaks, "feature_hashing": tokens.collisions})
+        drawn = figures(samples, stored, leaks)
         for entry, content in drawn:
             out.bytes(entry["file"], content)
         out.json("figures.json", [entry for entry, _ in drawn])
+        _hand_on(notes, out)
+
+    def _catalogue(self, root: Path, shards: Sequence[Artifact]) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+        """The tables of items and of users, those that the shards were prepared with."""
+        found = {}
+        for what, (name, features) in self._tables().items():
+            path = inside(root, name)
+            if any(shard.manifest["inputs"][f"table:{what}"] != sha256_file(path) for shard in shards):
+                raise DataError(f"{path}: changed since the shards were prepared. Delete their folder and run again.")
+            found[what] = read_table(path, features)
+        return found["items"], found.get("users")
 
     def open(self, artifact: Artifact) -> RecsysData:
         return RecsysData(artifact)
 
-    def _read_items(self, path: Path) -> pl.DataFrame:
-        """The item table, one row per id, as text.
+    def _given(self) -> str:
+        given = self.config.interactions
+        return given if isinstance(given, str) else ", ".join(given)
 
-        Raises:
-            DataError: if a column is missing, an id is missing or twice, or the table is empty.
-        """
-        config = self.config
-        frame = scan(path)
-        named = [
-            *config.categorical,
-            *(m.column for m in config.multi),
-            *config.numeric,
-            *(p.column for p in config.patterns),
-        ]
-        wanted = [config.item_id, *named, *([config.title] if config.title else [])]
-        require(frame, wanted, path, "data.source")
-        table = frame.select(*dict.fromkeys(wanted)).with_columns(pl.col(config.item_id).cast(pl.String)).collect()
-        if table.is_empty():
-            raise DataError(f"{path}: holds no items.")
-        problems = []
-        nameless = table[config.item_id].fill_null("") == ""
-        if nameless.any():
-            rows = ", ".join(str(row + 1) for row in nameless.arg_true()[:10])
-            problems.append(f"{nameless.sum()} row(s) have no {config.item_id}: row {rows}.")
-            table = table.filter(~nameless)
-        repeated = table.filter(pl.col(config.item_id).is_duplicated())[config.item_id].unique().sort().to_list()
-        if repeated:
-            shown = ", ".join(map(str, repeated[:10]))
-            problems.append(f"{len(repeated)} item id(s) occur more than once: {shown}.")
-        if problems:
-            raise DataError(f"{path}: {' '.join(problems)} Every item needs one row with its id.")
-        return table.sort(config.item_id)
+    def _told(self, root: Path) -> str:
+        """The log, as messages name it."""
+        return str(root / self._given())
 
-    def _select(self, events: pl.DataFrame, catalogue: pl.DataFrame, out: ArtifactWriter) -> pl.DataFrame:
-        """Events that are used; the others go to account and quarantine."""
-        config = self.config
-        account = out.account("events")
-        bad = events.filter(pl.col("problem").is_not_null())
-        for reason, group in sorted((str(k[0]), g) for k, g in bad.group_by("problem")):
-            account.fail(reason, len(group))
-            self._note(out, group.sort("row"), "failed", reason)
-        kept = events.filter(pl.col("problem").is_null())
-        steps: list[tuple[str, pl.DataFrame]] = []
-        if config.limit_users is not None:
-            chosen = sorted(kept["user"].unique().to_list(), key=_hash)[: config.limit_users]
-            steps.append(("user not in the limit", kept.filter(pl.col("user").is_in(chosen))))
-        kept = steps[-1][1] if steps else kept
-        if config.unknown_items == "leave_out":
-            steps.append(
-                ("item not in the item table", kept.filter(pl.col("item").is_in(catalogue[config.item_id].implode())))
-            )
-            kept = steps[-1][1]
-        if config.min_rating is not None:
-            steps.append(("rating below min_rating", kept.filter(pl.col("rating") >= config.min_rating)))
-            kept = steps[-1][1]
-        steps.append(
-            (
-                "repeated event",
-                kept.sort("timestamp", "row").unique(["user", "item"], keep="first", maintain_order=True).sort("row"),
-            )
-        )
-        steps.append(("too few events (k-core)", k_core(steps[-1][1], config.min_user, config.min_item)))
-        before = events.filter(pl.col("problem").is_null())
-        for reason, after in steps:
-            gone = before.filter(~pl.col("row").is_in(after["row"].implode()))
-            if not gone.is_empty():
-                account.leave_out(reason, len(gone))
-                self._note(out, gone, "left_out", reason)
-            before = after
-        account.keep(len(before))
-        if before.is_empty():
-            why = ", ".join(f"{count} {reason}" for reason, count in {**account.left_out, **account.failed}.items())
+    def _log(self, root: Path, shards: Sequence[Artifact]) -> Log:
+        names = file_names(root, log_files(root, self.config.interactions))
+        if any(shard.json("shard.json")["names"] != names for shard in shards):
             raise DataError(
-                f"no event is left of {account.total}: {why}. "
-                "Lower min_user, min_item or min_rating, or check the item ids."
+                f"{self._told(root)}: its files are others than when the shards were prepared. "
+                "Delete the folder of the shards and run again."
             )
-        if before["user"].n_unique() < 2:
-            raise DataError("the log holds a single user after selection; a ranking needs two or more. Add users.")
-        return before
+        log = Log(shards, self.config.columns, names)
+        if not log.num_rows:
+            raise DataError(f"{self._told(root)}: holds no interactions.")
+        return log
 
-    def _note(
-        self, out: ArtifactWriter, rows: pl.DataFrame, outcome: Literal["failed", "left_out"], reason: str
-    ) -> None:
-        for row in rows.head(_QUARANTINED_ROWS).iter_rows(named=True):
-            detail = f"user {row['user']}, item {row['item']}, value {row['seen']}"
-            if len(rows) > _QUARANTINED_ROWS:
-                detail += f" (first {_QUARANTINED_ROWS} of {len(rows)} are listed)"
-            where = f"{self.config.interactions} row {row['row']}"
-            out.quarantine.append(Quarantined("event", str(row["row"]), where, outcome, reason, detail))
+    def _users(self, log: Log, stored: Stored, notes: Notes) -> pl.DataFrame:
+        """number (int64), id, events per part, slice (warm or cold); users without a kept event are left out."""
+        ids, gone = (log.users.filter(pl.Series(of)) for of in (stored.kept_users, ~stored.kept_users))
+        notes.count("users", "kept", len(ids))
+        notes.count("users", "left_out", len(gone), "no event left")
+        detail = "all events were left out or could not be read"
+        for user in gone.head(LISTED).to_list():
+            notes.row("user", user, self._given(), "left_out", "no event left", detail)
+        counts = {f"{part}_events": stored.users[:, number] for number, part in enumerate(PARTS)}
+        users = pl.DataFrame({"id": ids, **counts}).with_row_index("number")
+        warm = pl.when(pl.col("train_events") > 0).then(pl.lit("warm")).otherwise(pl.lit("cold"))
+        return users.with_columns(pl.col("number").cast(pl.Int64), slice=warm)
 
-    def _check_parts(self, kept: pl.DataFrame) -> None:
-        empty = [part for part in ("train", "test") if kept.filter(pl.col("split") == part).is_empty()]
-        if empty:
-            raise DataError(
-                f"the {' and '.join(empty)} part is empty: too many events share one time. "
-                "Check the timestamps, or change train_share and val_share."
-            )
-
-    def _users(self, events: pl.DataFrame, kept: pl.DataFrame, out: ArtifactWriter) -> pl.DataFrame:
-        """number (int64), id, events per part; users without a kept event are left out."""
-        named = events.filter(pl.col("user").fill_null("") != "")["user"].unique().sort()
-        gone = named.filter(~named.is_in(kept["user"].unique().implode())).to_list()
-        account = out.account("users")
-        account.keep(kept["user"].n_unique())
-        if gone:
-            account.leave_out("no event left", len(gone))
-            where, detail = self.config.interactions, "all events were left out or could not be read"
-            out.quarantine += [
-                Quarantined("user", user, where, "left_out", "no event left", detail)
-                for user in gone[:_QUARANTINED_ROWS]
-            ]
-        counts = [(pl.col("split") == part).sum().cast(pl.Int64).alias(f"{part}_events") for part in SPLITS]
-        users = kept.group_by("user").agg(*counts).sort("user").rename({"user": "id"})
-        return users.with_row_index("number").with_columns(pl.col("number").cast(pl.Int64))
-
-    def _items(
-        self, kept: pl.DataFrame, catalogue: pl.DataFrame, out: ArtifactWriter
-    ) -> tuple[pl.DataFrame, np.ndarray, list[dict[str, Any]], int]:
-        config = self.config
-        used = kept.group_by("item").agg(popularity=(pl.col("split") == "train").sum().cast(pl.Int64)).sort("item")
-        account = out.account("items")
-        without = catalogue.filter(~pl.col(config.item_id).is_in(used["item"].implode()))
-        account.keep(len(used))
-        if not without.is_empty():
-            account.leave_out("no events", len(without))
-            for item in without[config.item_id].head(_QUARANTINED_ROWS).to_list():
-                out.quarantine.append(
-                    Quarantined("item", item, config.items, "left_out", "no events", "no kept event names it")
-                )
-        table = used.join(catalogue, left_on="item", right_on=config.item_id, how="left").sort("item")
-        self._check_numbers(table, out)
-        counts = table["popularity"].to_numpy()
-        known = counts > 0
-        borders = [item_tokens.borders_of(table[name], known, config.bins) for name in config.numeric]
-        numbers, about, vocab = item_tokens.tokens(self._fields(table, borders), known)
-        slices = popularity_slices(counts, config.head_share, config.middle_share)
-        title = pl.col(config.title) if config.title else pl.lit(None, pl.String)
-        samples = table.with_row_index("index").select(
-            pl.col("index").cast(pl.Int64),
-            id=pl.col("item"),
-            group=pl.col("item"),
-            split=pl.when(pl.col("popularity") > 0).then(pl.lit("train")).otherwise(pl.lit("test")),
-            label=pl.lit(None, pl.String),
-            true_label=pl.lit(None, pl.String),
-            title=title,
-            popularity=pl.col("popularity"),
-            slice=pl.Series(slices.astype(str)),
-        )
-        return samples, numbers, about, vocab
-
-    def _fields(self, table: pl.DataFrame, borders: Sequence[Sequence[float]]) -> list[item_tokens.FieldValues]:
-        """Values of all fields; borders: of the bins of each numeric field."""
-        config = self.config
-        numeric = zip(config.numeric, borders, strict=True)
-        return [
-            *(item_tokens.categorical(name, table[name]) for name in config.categorical),
-            *(item_tokens.multi(m.column, table[m.column], m.separator) for m in config.multi),
-            *(item_tokens.numeric(name, table[name], tuple(of)) for name, of in numeric),
-            *(item_tokens.pattern(p.name, table[p.column], p.regex) for p in config.patterns),
-        ]
-
-    def new_items(self, table: Path, meta: Meta) -> "NewItems":
+    def new_items(self, table: Path, meta: Meta) -> NewItems:
         """Items of a new table, with the vocabulary of the training items (`meta`)."""
-        about = meta.facts["fields"]
-        after = len(self.config.categorical) + len(self.config.multi)
-        borders = [field["borders"] for field in about[after : after + len(self.config.numeric)]]
-        items = self._read_items(table)
-        return NewItems(items[self.config.item_id], item_tokens.encoded(self._fields(items, borders), about), meta)
-
-    def _check_numbers(self, table: pl.DataFrame, out: ArtifactWriter) -> None:
-        """Text where a number should be is a missing feature, and says so; an empty cell is just missing."""
-        for name in self.config.numeric:
-            text = table[name].cast(pl.String)
-            given = (text.fill_null("").str.strip_chars() != "").to_numpy()
-            bad = given & ~np.isfinite(table[name].cast(pl.Float64, strict=False).to_numpy())
-            account = out.account("numeric_values")
-            account.keep(int(given.sum() - bad.sum()))
-            if bad.any():
-                account.fail(f"{name} is no number", int(bad.sum()))
-            for row in np.flatnonzero(bad)[:_QUARANTINED_ROWS].tolist():
-                item, reason = table["item"][row], f"{name} is no number"
-                detail = f"value {text[row]}; treated as missing"
-                out.quarantine.append(Quarantined("value", item, self.config.items, "failed", reason, detail))
+        items = read_table(table, self.config.features())
+        return NewItems(
+            items[self.config.item_id], new_tokens(items, self.config.features(), meta.facts["fields"]), meta
+        )
 
 
 def build(config: Config) -> Recsys:
     return Recsys(config)
+
+
+def _hand_on(notes: Notes, out: ArtifactWriter) -> None:
+    """Into accounts and quarantine."""
+    for what, outcome, reason, number in notes.counts:
+        account = out.account(what)
+        if outcome == "kept":
+            account.keep(number)
+        elif outcome == "left_out":
+            account.leave_out(reason, number)
+        else:
+            account.fail(reason, number)
+    out.quarantine += [Quarantined(**row) for row in notes.rows]  # type: ignore[arg-type]
+
+
+def _user_tokens(users: pl.DataFrame, table: pl.DataFrame, features: Features, notes: Notes) -> Tokens:
+    """Tokens of users in the order of their numbers."""
+    key = features.key
+    rows = users.select(pl.col("id").alias(key)).join(table, on=key, how="left", maintain_order="left")
+    return feature_tokens(rows, (users["train_events"] > 0).to_numpy(), features, notes)
+
+
+def _facts(stored: Stored, tokens: Tokens, notes: Notes) -> dict[str, Any]:
+    known_users, known_items = (int(of[of[:, 0] > 0, 2].sum()) for of in (stored.users, stored.items))
+    num_test = stored.counts[2]
+    notes.count("test_events_of_warm_users", "kept", known_users)
+    notes.count("test_events_of_cold_users", "kept", num_test - known_users)
+    first, second = stored.cuts or (None, None)
+    return {
+        "fields": tokens.fields,
+        "vocab_size": tokens.vocab_size,
+        "events": dict(zip(PARTS, stored.counts, strict=True)),
+        "train_until_unix_seconds": first,
+        "val_until_unix_seconds": second,
+        "num_users": len(stored.users),
+        "num_items": len(stored.items),
+        "num_sessions": stored.num_sessions,
+        "test_events": num_test,
+        "test_events_of_known_users": known_users,
+        "test_events_of_known_items": known_items,
+        "items_without_features": int((tokens.numbers == 0).all(axis=1).sum()),
+    }
 
 
 def open_new(config: Config, table: Path, meta: Meta) -> tuple[NewItems, list[Quarantined]]:
@@ -419,10 +328,6 @@ def open_new(config: Config, table: Path, meta: Meta) -> tuple[NewItems, list[Qu
     unknown = [data.samples["id"][row] for row in range(len(data.samples)) if not data.read(row).any()]
     detail = "no value of its features occurs in training; its vector is that of an item without features"
     return data, [Quarantined("item", item, table.name, "left_out", "no known feature", detail) for item in unknown]
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
 
 
 def draft(table: Path) -> dict[str, Any]:

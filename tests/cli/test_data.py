@@ -73,3 +73,12 @@ def test_a_wrong_domain_or_size_is_exit_code_2_and_says_what_there_is(tmp_path):
     assert (done.code, "Did you mean wearable?" in done.err) == (2, True)
     with pytest.raises(SettingsError, match="choose tiny, small or large"):
         data.make("wearable", tmp_path / "x", "huge", 0)
+
+
+def test_a_log_can_be_made_of_a_number_of_events_and_nothing_else_can(tmp_path):
+    done = appssl("data", "make", "recsys", "--events", "2000", "--out", "made", cwd=tmp_path)
+    assert done.code == 0
+    assert (tmp_path / "made" / "interactions" / "00000.parquet").is_file()
+    done = appssl("data", "make", "wsi", "--events", "2000", "--out", "slides", cwd=tmp_path)
+    assert done.code == 2
+    assert "only recsys can be made of so many events" in done.err

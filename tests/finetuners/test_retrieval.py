@@ -7,6 +7,7 @@ import torch
 from appssl.backbones import two_tower
 from appssl.contracts import Context, Meta
 from appssl.finetuners.retrieval import Config, Interactions, build, in_batch_softmax
+from appssl.ops.individual_temperatures import Temperatures
 
 FIELDS = [{"name": "a", "start": 0, "length": 2}]
 META = Meta(source="recsys", domain="recsys", task="ranking", facts={"fields": FIELDS, "vocab_size": 6})
@@ -139,3 +140,68 @@ def test_batches_hold_users_and_items_of_the_log():
     assert batch["input"].tolist() == [1, 1]
     assert batch["target"].tolist() == [0, 1]
     assert torch.isfinite(learner()(batch).loss)
+
+
+def literal_robust(users, vectors, items, tau, rho):
+    """tau_i log mean exp(h_ij / tau_i) + tau_i rho over items other than the own one, for each row."""
+    losses = []
+    for i, user in enumerate(users):
+        positive = float((user @ vectors[i]).detach())
+        h = [float((user @ vectors[j]).detach()) - positive for j in range(len(items)) if items[j] != items[i]]
+        mean = sum(math.exp(value / tau) for value in h) / len(h)
+        losses.append(tau * (math.log(mean) + rho))
+    return sum(losses) / len(losses)
+
+
+def individual(**values):
+    return learner(logq=False, user_temperatures=Temperatures(temperature=0.3, radius=0.2, **values)).double()
+
+
+def test_with_temperatures_of_users_the_loss_is_the_robust_one_written_out():
+    own, batch = individual(), Interactions(model_config(), Log()).batch(np.arange(4), seed=0, epoch=0)
+    users, vectors = own.users(batch["input"], batch["target"]), own.items(batch["target"])
+    expected = literal_robust(users, vectors, batch["target"].tolist(), 0.3, 0.2)
+    assert float(own(batch).loss.detach()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_its_gradient_is_that_of_the_robust_loss_and_only_users_of_the_batch_learn_a_temperature():
+    own, batch = individual(), Interactions(model_config(), Log()).batch(np.array([0, 1]), seed=0, epoch=0)
+    users, vectors = own.users(batch["input"], batch["target"]), own.items(batch["target"])
+    similarity = users @ vectors.T
+    h = similarity - similarity.diagonal()[:, None]
+    expected = (0.3 * (h[~torch.eye(2, dtype=torch.bool)] / 0.3)).mean()  # one negative each
+    parameters = [p for p in own.parameters() if p.requires_grad]
+    found = torch.autograd.grad(own(batch).loss, parameters, allow_unused=True)
+    wanted = torch.autograd.grad(expected, parameters, allow_unused=True)
+    for one, two in zip(found, wanted, strict=True):
+        assert (one is None) == (two is None)
+        if one is not None:
+            torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-9)
+    state = own.user_temperatures
+    assert ((state.temperature - 0.3).abs() > 1e-3).tolist() == [True, True, False]
+    assert (state.normalizer > 0).tolist() == [True, True, False]
+
+
+def test_a_batch_of_one_item_has_no_negatives_and_stays_finite():
+    own = individual()
+    batch = {"input": torch.tensor([0, 1]), "target": torch.tensor([2, 2])}
+    step = own(batch)
+    step.loss.backward()
+    assert torch.isfinite(step.loss)
+    assert all(torch.isfinite(p.grad).all() for p in own.parameters() if p.grad is not None)
+
+
+def test_temperatures_of_users_have_no_correction_for_frequencies():
+    with pytest.raises(ValueError, match="set logq to false"):
+        Config(user_temperatures=Temperatures())
+
+
+def test_a_hidden_number_leaves_the_vector_of_the_content():
+    own = learner()
+    with torch.no_grad():
+        own.item_ids.weight.add_(1.0)
+    numbers = torch.arange(4)
+    vectors = own.item_vectors(own.tokens, numbers, torch.tensor([True, False, True, False]))
+    content = torch.nn.functional.normalize(own.content(own.backbone(own.tokens)), dim=1)
+    torch.testing.assert_close(vectors[[1, 3]], content[[1, 3]])
+    torch.testing.assert_close(vectors[[0, 2]], own.items(numbers)[[0, 2]])

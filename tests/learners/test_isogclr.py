@@ -10,8 +10,9 @@ from torch import nn
 
 from appssl.contracts import Context, Meta, Progress
 from appssl.errors import DataError, SettingsError
-from appssl.learners.isogclr import Config, build, of_samples, robust_contrast
+from appssl.learners.isogclr import Config, build
 from appssl.objectives.dcl import dcl
+from appssl.ops.individual_temperatures import of_samples, robust_contrast
 from appssl.settings import validate
 from tests.commands import REPOSITORY, environment
 from tests.objectives.views import FIRST, SECOND, at

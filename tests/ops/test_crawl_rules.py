@@ -3,7 +3,7 @@ from email.utils import formatdate
 
 import pytest
 
-from appssl.ops.crawl_rules import Refused, is_public, opted_out, parsed, retry_after, without_credentials
+from appssl.ops.crawl_rules import Refused, is_public, opted_out, parsed, retry_after
 
 
 @pytest.mark.parametrize(
@@ -60,18 +60,6 @@ def test_what_is_no_address_to_ask(text, reason):
         parsed(text)
     assert refused.value.reason == reason
     assert "pw" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("https://me:pw@h/a@b", "https://***@h/a@b"), ("HTTPS://me@h", "HTTPS://***@h"), ("//me:pw@h/", "//***@h/"),
-        ("http://me:p@w@h/a", "http://***@h/a"), ("https://h/a@b?c=d@e", "https://h/a@b?c=d@e"),
-        ("http:\\\\me:pw@h", "http:\\\\***@h"), ("https://me:p w@h:x/", "https://***@h:x/"),
-    ],
-)  # fmt: skip
-def test_credentials_are_not_shown(text, shown):
-    assert without_credentials(text) == shown
 
 
 @pytest.mark.parametrize(

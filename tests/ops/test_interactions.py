@@ -1,32 +1,9 @@
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appssl.ops.interactions import gini, k_core, padded_histories, popularity_slices, time_cuts
-
-PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60)
-
-
-@settings(max_examples=50, deadline=None)
-@given(PAIRS, st.integers(1, 4), st.integers(1, 4))
-def test_k_core_equals_removing_one_offender_at_a_time(pairs, min_user, min_item):
-    rows = list(pairs)
-    while True:
-        users = [u for u, _ in rows]
-        items = [i for _, i in rows]
-        bad = next((r for r in rows if users.count(r[0]) < min_user or items.count(r[1]) < min_item), None)
-        if bad is None:
-            break
-        rows = [
-            r
-            for r in rows
-            if not (r[0] == bad[0] and users.count(bad[0]) < min_user)
-            and not (r[1] == bad[1] and items.count(bad[1]) < min_item)
-        ]
-    events = pl.DataFrame({"user": [p[0] for p in pairs], "item": [p[1] for p in pairs]})
-    assert k_core(events, min_user, min_item).rows() == rows
+from appssl.ops.interactions import counted, gini, padded_histories, popularity_slices, time_cuts
 
 
 def test_events_of_one_second_are_never_divided():
@@ -34,6 +11,14 @@ def test_events_of_one_second_are_never_divided():
     first, second = time_cuts(times, 0.5, 0.2)
     assert (first, second) == (2, 3)
     assert (times < first).sum() == 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-(2**40), 2**40) | st.integers(0, 3), min_size=1, max_size=40), st.data())
+def test_counting_finds_what_sorting_finds(values, data):
+    position = data.draw(st.integers(0, len(values) - 1))
+    blocks = np.array_split(np.array(values), 3)
+    assert counted(lambda: blocks, [position, 0]) == [sorted(values)[position], min(values)]
 
 
 def test_slices_cover_the_stated_shares_and_unseen_items_are_cold():

@@ -15,10 +15,16 @@ RECIPES = (
     "bench/ins_mil",
     "wearable/dsads",
     "wearable/dsads_collossl",
+    "wearable/dsads_mv_dhel",
     "wearable/spsw_collossl",
     "webnoisy/cifar10n",
+    "webnoisy/cifar10n_pls_lsa",
+    "webnoisy/cifar10n_simcore",
+    "webnoisy/flowers_crawl",
     "webnoisy/longtail_sade_backward",
     "recsys/ml_small",
+    "recsys/ml_small_itemssl",
+    "recsys/beauty_itemssl",
 )
 pytestmark = [*real_data, pytest.mark.slow]
 

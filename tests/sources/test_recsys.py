@@ -4,7 +4,7 @@ import pytest
 
 from appssl.artifact import ArtifactWriter
 from appssl.errors import DataError, SettingsError
-from appssl.ops.event_tables import read_events
+from appssl.ops.event_tables import PROBLEMS, Columns, read_events
 from appssl.settings import validate
 from appssl.sources import recsys
 from appssl.sources.recsys import Config, build, draft
@@ -297,16 +297,16 @@ def test_all_events_at_one_time_cannot_be_divided(copy, tmp_path):
 )
 def test_each_form_of_time_is_read_whatever_stands_in_the_other_rows(tmp_path, text, seconds):
     write(tmp_path, "log.csv", f"u,i,t\na,b,yesterday\na,c,{text}\na,d,1577836801\n")
-    found = read_events(tmp_path / "log.csv", user="u", item="i", timestamp="t", rating=None)
+    (found,) = read_events(tmp_path / "log.csv", Columns(user="u", item="i", timestamp="t"))
     assert found["timestamp"].to_list() == [None, seconds, 1577836801]
-    assert found["problem"].to_list() == ["timestamp is no time", None, None]
+    assert [PROBLEMS[number] for number in found["problem"]] == ["timestamp is no time", "", ""]
 
 
-def test_times_far_below_the_median_are_in_another_unit(tmp_path):
-    times = [*range(1600000000, 1600000005), 444444]
-    write(tmp_path, "log.csv", "u,i,t\n" + "".join(f"a,b,{t}\n" for t in times))
-    found = read_events(tmp_path / "log.csv", user="u", item="i", timestamp="t", rating=None)
-    assert found["problem"].to_list() == [None] * 5 + ["timestamp in another unit"]
+def test_times_far_below_the_median_are_in_another_unit(copy, tmp_path):
+    with (copy / "interactions.csv").open("a") as file:
+        file.write("u00001,i00001,444444,3\n")
+    artifact, _ = prepared(copy, tmp_path / "o")
+    assert artifact.accounts()["events"].failed["timestamp in another unit"] == 2
 
 
 def test_a_log_in_milliseconds_is_refused(copy, tmp_path):

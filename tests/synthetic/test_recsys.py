@@ -96,3 +96,41 @@ def test_every_broken_row_is_listed_and_broken(folder):
     assert rows["timestamp is not after 1970"]["timestamp"] == "0"
     assert len(rows["timestamp in another unit"]["timestamp"]) == 13
     assert rows["unknown item"]["item_id"] not in set(table(folder, "items.csv")["item_id"])
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """A log of 60,000 events in files of about 10,000."""
+    folder = tmp_path_factory.mktemp("blocks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recsys, "_EVENTS_OF_FILE", 10_000)
+        make(folder, size="60000", seed=0)
+    return folder
+
+
+def test_a_log_of_so_many_events_has_them_in_files_one_after_the_other_in_time(blocks):
+    files = sorted((blocks / "interactions").iterdir())
+    assert [file.name for file in files] == [f"{n:05d}.parquet" for n in range(6)]
+    log = pl.read_parquet(files)
+    assert len(log) == 60_000
+    times = log["timestamp"].drop_nulls()
+    assert times.is_sorted()
+    assert recsys._START <= times.min() <= times.max() < recsys._START + recsys._SPAN
+    broken = table(blocks, "truth/broken.csv")
+    assert log["timestamp"].null_count() == len(broken) == 1
+
+
+def test_in_many_files_nothing_happens_before_an_item_is_born(blocks):
+    born = table(blocks, "truth/items.csv").with_columns(pl.col("born").cast(pl.Int64))
+    log = pl.read_parquet(blocks / "interactions" / "*.parquet").drop_nulls().join(born, on="item_id")
+    assert (log["timestamp"] >= log["born"]).all()
+    assert (born["born"] > recsys._START + recsys._SPAN / 6).any()
+
+
+def test_many_files_have_the_tail_and_the_taste_of_one(blocks):
+    log = pl.read_parquet(blocks / "interactions" / "*.parquet")
+    counts = log.group_by("item_id").len()["len"].sort(descending=True).to_numpy()
+    assert np.searchsorted(np.cumsum(counts), counts.sum() / 2) + 1 < 0.2 * len(counts)
+    tastes = table(blocks, "truth/users.csv").select("user_id", liked="category")
+    log = log.join(table(blocks, "items.csv"), on="item_id").join(tastes, on="user_id")
+    assert (log["category"] == log["liked"]).mean() > 3 / recsys._CATEGORIES

@@ -44,3 +44,20 @@ def test_views_are_a_function_of_the_generator_and_leave_the_item_alone():
 def test_items_without_features_are_refused():
     with pytest.raises(DataError, match="needs items with features"):
         build(Config(), Meta(source="wsi", domain="wsi", task="classification"))
+
+
+def test_without_masking_only_dropout_is_left_and_a_hidden_value_does_not_matter():
+    views = build(Config(masking="none", dropout=0.0), META)
+    assert all(view.tolist() == ITEM.tolist() for view in views.views(ITEM, rng_for(0, 0, 0)))
+    masked = build(Config(dropout=0.0), META)
+    for index in range(10):
+        first, _ = masked.views(ITEM, rng_for(0, 0, index))
+        other = np.where((first.numpy() == 0) & (ITEM != 0), ITEM + 1, ITEM)
+        assert masked.views(other, rng_for(0, 0, index))[0].tolist() == first.tolist()
+
+
+def test_a_lightly_augmented_item_hides_no_field_with_one_value():
+    views = build(Config(dropout=0.9), META)
+    for index in range(20):
+        view = views.augment(ITEM, rng_for(0, 0, index))
+        assert (view[0], view[5]) == (3, 9)

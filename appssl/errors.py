@@ -13,6 +13,8 @@ A message says what happened, in which file and field, and what to do.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+NOT_JSON = (ValueError, RecursionError)  # what json.loads raises; too deep a nesting is no ValueError
+
 
 class AppsslError(Exception):
     exit_code = 1

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from appssl.contracts import Account, Quarantined
-from appssl.errors import AppsslError, ArtifactError
+from appssl.errors import NOT_JSON, AppsslError, ArtifactError
 from appssl.version import __version__
 
 MANIFEST = "manifest.json"
@@ -221,7 +221,7 @@ class Artifact:
             raise ArtifactError(
                 f"{folder}: no finished result here ({MANIFEST} is missing). Run the stage first."
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, *NOT_JSON) as error:
             raise ArtifactError(f"{path}: is damaged ({error}). Delete it and run the same command again.") from None
         if not isinstance(manifest, dict) or not _well_formed(manifest):
             raise ArtifactError(f"{path}: is not a manifest of appssl. Delete it and run the same command again.")
@@ -282,12 +282,17 @@ class Artifact:
 
 
 def _well_formed(manifest: dict[str, Any]) -> bool:
-    files = manifest.get("files")
+    files, inputs = manifest.get("files"), manifest.get("inputs")
     return (
-        all(key in manifest for key in ("format", "kind", "version", "settings", "inputs"))
+        "format" in manifest
+        and all(isinstance(manifest.get(key), str) for key in ("kind", "version", "settings"))
+        and isinstance(inputs, dict)
+        and all(isinstance(digest, str) for digest in inputs.values())
         and isinstance(files, dict)
-        and all(
-            isinstance(f, dict) and {"size", "sha256"} <= f.keys() and ".." not in Path(n).parts
-            for n, f in files.items()
-        )
+        and all(isinstance(f, dict) and {"size", "sha256"} <= f.keys() and _is_inside(n) for n, f in files.items())
     )
+
+
+def _is_inside(name: str) -> bool:
+    path = Path(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from appssl.addresses import masked
 from appssl.errors import DataError
 
 if TYPE_CHECKING:  # heavy imports; the command line reads this file
@@ -177,7 +178,7 @@ class Quarantined:
     version: str = ""
 
     def plain(self) -> dict[str, str]:
-        return asdict(self)
+        return {name: masked(value) if value else value for name, value in asdict(self).items()}
 
 
 class PreparedData(Protocol):

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from appssl.errors import NOT_JSON
+
 # The metric that stands for a run in tables, by evaluator.
 MAIN_METRICS = {"classification": "macro_f1", "mil": "bag_auroc", "ranking": "recall@20", "knn": "knn_macro_f1"}
 
@@ -109,5 +111,5 @@ def read_json(path: Path) -> Any:
     """Content of a JSON file; None if it is missing or damaged (damage is reported where the artifact is opened)."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, *NOT_JSON):
         return None

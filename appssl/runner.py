@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
-from appssl import bundle, outcome, slurm
+from appssl import bundle, kubernetes_jobs, outcome, slurm
 from appssl.artifact import write_bytes, write_json
+from appssl.batch_script import write_script
 from appssl.errors import AppsslError, LeftOutError, SettingsError
 from appssl.progress import Progress
 from appssl.settings import nearest
@@ -47,7 +48,8 @@ def run(
         write_json(hidden / "plan.json", plan)
         config = {"plan": str(hidden / "plan.json"), "pathvars": {"results": plan["results"]}}
         write_bytes(hidden / "config.yaml", yaml.safe_dump(config).encode())
-        command = [*snakemake_command(hidden / "config.yaml", folder, cores), *slurm.options(folder)]
+        for_cluster = [*slurm.options(folder), *kubernetes_jobs.options(folder)]
+        command = [*snakemake_command(hidden / "config.yaml", folder, cores), *for_cluster]
         if dry_run:
             shown = subprocess.run([*command, "--dry-run", "--quiet", "host"], env=environment(), check=False)
             raise_for(shown.returncode, plan)
@@ -74,8 +76,24 @@ def describe(plan: Mapping[str, Any]) -> None:
                 write_json(folder / "about.json", {"description": run["description"]})
 
 
+def write_jobs(plan: Mapping[str, Any], profile: str, folder: Path) -> Path:
+    """Writes `submit.sh` and plain jobs of the profile's cluster into a folder; nothing runs.
+
+    Raises:
+        SettingsError: for a profile without a cluster, or one of Kubernetes that is wrong.
+    """
+    place = profile_folder(profile)
+    executor = slurm.read(place).get("executor")
+    if executor == "slurm":
+        return write_script(plan, folder)
+    if executor == "kubernetes":
+        return kubernetes_jobs.write_manifests(plan, folder, kubernetes_jobs.read_cluster(place))
+    raise SettingsError("--script writes jobs for SLURM or Kubernetes: give --profile slurm or kubernetes with it.")
+
+
 def snakemake_command(config: Path, profile: Path, cores: int | None) -> list[str]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(bundle.snakefile()), "--directory", "."]
+    program = "appssl.shared_volume" if slurm.read(profile).get("executor") == "kubernetes" else "snakemake"
+    command = [sys.executable, "-m", program, "--snakefile", str(bundle.snakefile()), "--directory", "."]
     command += ["--configfile", str(config), "--workflow-profile", str(profile)]
     command += ["--rerun-incomplete", "--nolock", "--keep-going"]  # the lock is ours: it does not survive its process
     return [*command, "--cores", str(cores or len(os.sched_getaffinity(0)))]

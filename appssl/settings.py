@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +18,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
+from appssl.addresses import with_secrets
 from appssl.errors import Problem, SettingsError
 
 NESTED = "nested_settings"  # error type that carries the problems of a method's settings upwards
 UNKNOWN_METHOD = "unknown_method"  # error type whose `problem` is a whole sentence
 MAX_VALUES = 100_000  # in a YAML file, references counted as often as they are used
+MAX_BYTES = 1 << 20  # of a YAML file
+_LONGEST_NUMBER = 400  # characters; float64 needs no more, and numbers of base 60 take long
+_LONGEST_NAME, _MOST_NAMES = 200, 100  # of which a near one is looked for; that a message lists
 
 
 @dataclass(frozen=True)
@@ -161,10 +165,16 @@ def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean X?` when something known is close, otherwise the list of what is known."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], names, n=1, cutoff=0.6)
     if close:
         return f" Did you mean {close[0]}?"
-    return f" Known: {', '.join(names)}." if names else ""
+    return f" Known: {listed(names)}." if names else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a message shows them: a damaged file can have very many, and very long ones."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:40]}..." for name in names[:_MOST_NAMES]) + more
 
 
 def _help(owner: str) -> str:
@@ -179,6 +189,9 @@ class _Loader(yaml.SafeLoader):
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # can make a short file endless
+            problem = "<< is not read; write the values out"
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):  # YAML reads `on`, `no` and `1` as other things than words
             problem = f"the key {key!r} is not text; put it in quotes"
@@ -195,18 +208,34 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _short_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    if len(node.value) > _LONGEST_NUMBER:
+        raise yaml.constructor.ConstructorError(None, None, "is too long a number", node.start_mark)
+    is_float = node.tag.endswith("float")
+    return (yaml.SafeLoader.construct_yaml_float if is_float else yaml.SafeLoader.construct_yaml_int)(loader, node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _short_number)
+_Loader.add_constructor("tag:yaml.org,2002:float", _short_number)
+
+
 def parse_yaml(text: str, file: str) -> Any:
     """YAML to plain values; only data, never code.
 
     Raises:
-        SettingsError: for bad syntax, a repeated key, a tag such as `!!python/object`, or references without end.
+        SettingsError: for bad syntax, a repeated key, a tag such as `!!python/object`, references without end, or a
+        password in an address.
     """
     try:
         values = yaml.load(text, Loader=_Loader)
         _refuse_explosion(values, file)
+        _refuse_secrets(values, file)
         return values
     except RecursionError:
         raise SettingsError([Problem(file, "", "is nested too deeply for a recipe.")]) from None
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:  # dates, tags, huge integers
+        message = f"holds a value that cannot be understood ({str(error)[:200]}). Put text in quotes."
+        raise SettingsError([Problem(file, "", message)]) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -229,9 +258,19 @@ def _refuse_explosion(values: Any, file: str) -> None:
             waiting += value
 
 
+def _refuse_secrets(values: Any, file: str) -> None:
+    """Settings are written into results, logs and the MLflow store, where others read them."""
+    message = "holds a password or token ({}). Settings are written down with results: give it in the environment."
+    found = [Problem(file, place, message.format(shown)) for place, shown in with_secrets(values)]
+    if found:
+        raise SettingsError(found)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, {} if empty."""
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise SettingsError([Problem(str(path), "", "is larger than 1 MiB. Is it YAML that holds settings?")])
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError([Problem(str(path), "", f"cannot be read: {error.strerror}.")]) from None

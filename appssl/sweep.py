@@ -71,9 +71,14 @@ def read_sweep(path: Path) -> Sweep:
             raise _wrong(path, f"has more than {_MOST_POINTS} points. Take fewer values, or several sweeps.")
     longest, most = max((p.name for p in points), key=len), Counter(p.name for p in points).most_common(1)[0]
     if len(longest) > _LONGEST_NAME:
-        raise _wrong(path, f"gives a run the name {longest}, which is too long for a folder. Name whole methods less.")
+        raise _wrong(
+            path,
+            f"gives a run the name {longest[:_LONGEST_NAME]}..., too long for a folder. Name whole methods less.",
+        )
     if most[1] > 1:
-        raise _wrong(path, f"gives {most[1]} points the name {most[0]}. Their values differ in signs only.")
+        raise _wrong(
+            path, f"gives {most[1]} points the name {most[0][:_LONGEST_NAME]}. Their values differ in signs only."
+        )
     return Sweep(path.stem, found.description, tuple(points))
 
 

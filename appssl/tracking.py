@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from appssl.addresses import credentials, masked
 from appssl.artifact import MANIFEST, write_json
 from appssl.ops.journal import JOURNAL, cursor_path, ended_without_a_word, journals, read_cursor, read_events
 from appssl.settings import flatten
@@ -33,6 +34,7 @@ _QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 
@@ -56,11 +58,6 @@ def cut(value: str) -> str:
 def store_uri(project: Path) -> str:
     """Where runs go: MLFLOW_TRACKING_URI, or a SQLite file in the project folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.resolve() / 'mlflow.db'}"
-
-
-def masked(text: str) -> str:
-    """A store's address, or a message that holds one, without its password."""
-    return re.sub(r"(://[^:/@\s]*):[^\s'\"]*@", r"\1:***@", text)
 
 
 def store_id(uri: str) -> str:
@@ -98,7 +95,11 @@ def _alone(uri: str) -> Iterator[None]:
 
 
 class Store:
-    """An MLflow store, reached through its client."""
+    """An MLflow store, reached through its client.
+
+    User name and password of a server are given to MLflow in its own variables: it shows and logs addresses. The user
+    name becomes the tag `mlflow.user`, a token in its place stays in the address.
+    """
 
     def __init__(self, uri: str, project: Path) -> None:
         for name, value in _QUIET.items():
@@ -107,6 +108,9 @@ class Store:
 
         self.uri = uri
         self._mlflow = mlflow
+        uri, user, password = credentials(uri)
+        if user is not None and password is not None:
+            os.environ.update(MLFLOW_TRACKING_USERNAME=user, MLFLOW_TRACKING_PASSWORD=password)
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         with _alone(uri):

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from appssl.addresses import masked
 from appssl.ops.journal import JOURNAL, ended_without_a_word, is_pending, journals, read_cursor
-from appssl.tracking import Store, connect, masked, store_id, store_uri
+from appssl.tracking import Store, connect, store_id, store_uri
 
 _SECONDS_BETWEEN_PASSES = 3.0
 _SECONDS_FOR_THE_LAST_PASS = 90.0

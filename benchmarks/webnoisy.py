@@ -107,9 +107,7 @@ def preparation(count: int = 100_000) -> None:
 
         rates["simplejpeg"] = lambda: [simplejpeg.decode_jpeg(content) for content in some]
     decoded = ", ".join(f"{name} {len(some) / seconds(work):,.0f}" for name, work in rates.items())
-    print(
-        f"preparing {count:,} images of 64 px: {count / taken:,.0f} images/s a core; decoding, images/s: {decoded}"
-    )
+    print(f"preparing {count:,} images of 64 px: {count / taken:,.0f} images/s a core; decoding, images/s: {decoded}")
 
 
 if __name__ == "__main__":

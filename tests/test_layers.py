@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "settings", "version"},
+    {"addresses", "errors", "settings", "version"},
     {"ops"},
     {"contracts"},
     {
@@ -29,7 +29,7 @@ LAYERS = [
     {"learners", "labelers", "finetuners", "evaluators"},
     {"engine"},
     {"reports"},
-    {"stages", "slurm", "runner", "batch_script", "serving"},
+    {"stages", "slurm", "runner", "batch_jobs", "batch_script", "kubernetes_jobs", "shared_volume", "serving"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -27,7 +27,7 @@ def test_accounting_is_what_the_controller_says(kind, expected):
     assert not slurm._is_accounted({})
 
 
-def test_a_script_is_for_slurm(tmp_path):
+def test_a_script_is_for_a_cluster(tmp_path):
     done = appssl("run", "wearable/demo", "--script", "jobs", cwd=tmp_path)
     assert done.code == 2
-    assert "--script writes jobs for SLURM: give --profile slurm with it" in done.err
+    assert "--script writes jobs for SLURM or Kubernetes: give --profile slurm or kubernetes with it" in done.err

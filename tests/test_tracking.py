@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from appssl.ops.journal import JOURNAL, Journal, read_cursor
-from appssl.tracking import allowed_name, masked, store_uri
+from appssl.tracking import allowed_name, store_uri
 from appssl.upload import Uploader, upload
 from appssl.version import __version__
 from tests.commands import environment
@@ -478,17 +478,6 @@ def test_ctrl_c_stops_the_workflow_and_not_its_uploader(tmp_path, store):
         os.kill(uploader._process.pid, signal.SIGINT)
         written.metrics(1, {"train/loss": 0.5})
     assert history(store, folder) == [(1, 0.5)]
-
-
-@pytest.mark.parametrize("password", ["secret", "se/cr:et", "s@cret", ""])
-def test_passwords_are_masked(password):
-    assert masked(f"postgresql://me:{password}@host:5432/db") == "postgresql://me:***@host:5432/db"
-    assert masked(f"cannot parse 'mysql://u:{password}@h'.") == "cannot parse 'mysql://u:***@h'."
-
-
-def test_addresses_without_a_password_are_shown_as_they_are():
-    for uri in ("sqlite:////tmp/a:b@c.db", "http://127.0.0.1:5000", "postgresql://me@host/db"):
-        assert masked(uri) == uri
 
 
 def test_a_password_is_in_no_report_journal_or_cursor(tmp_path):

@@ -6,6 +6,7 @@ import traceback
 
 import typer
 
+from appssl.addresses import masked
 from appssl.cli import (
     bench,
     check,
@@ -116,8 +117,9 @@ def main() -> None:
 
 def _explain(error: Exception) -> None:
     if os.environ.get("APPSSL_DEBUG"):
-        traceback.print_exception(error)
+        text = "".join(traceback.format_exception(error))
     elif isinstance(error, AppsslError):
-        print(f"appssl: {error}", file=sys.stderr)
+        text = f"appssl: {error}"
     else:
-        print(f"appssl: unexpected {type(error).__name__}: {error}. 'appssl --debug ...' shows where.", file=sys.stderr)
+        text = f"appssl: unexpected {type(error).__name__}: {error}. 'appssl --debug ...' shows where."
+    print(masked(text), file=sys.stderr)  # a library's message may repeat the address of a mirror or proxy

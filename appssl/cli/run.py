@@ -13,7 +13,7 @@ def command(
     set_: Set = None,
     seed: Seeds = None,
     out: Results = "results",  # type: ignore[assignment]
-    profile: Annotated[str, typer.Option("--profile", help="local, slurm, or a folder.")] = "local",
+    profile: Annotated[str, typer.Option("--profile", help="local, slurm, kubernetes, or a folder.")] = "local",
     cores: Annotated[int | None, typer.Option("--cores", min=1, help="CPU cores to use on this machine.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the jobs, run nothing.")] = False,
     quick: Quick = False,
@@ -24,16 +24,15 @@ def command(
         Path | None, typer.Option("--summary", help="Folder for a Markdown summary of each recipe over its seeds.")
     ] = None,
     script: Annotated[
-        Path | None, typer.Option("--script", help="Run nothing: write submit.sh, plain SLURM jobs, into this folder.")
+        Path | None,
+        typer.Option("--script", help="Run nothing: write submit.sh and plain jobs of the profile's cluster."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Run recipes from raw data to report; what is done already is not done again. Example: appssl run wearable/demo"""
-    from appssl.batch_script import write_script
-    from appssl.errors import SettingsError
     from appssl.plan import complete, make_plan
     from appssl.recipe import parse_overrides
-    from appssl.runner import describe, run
+    from appssl.runner import describe, run, write_jobs
     from appssl.sweep import read_sweep
 
     points = read_sweep(sweep) if sweep else None
@@ -41,9 +40,8 @@ def command(
     made = make_plan(recipes, seeds=seed or [0], overrides=overrides, results=out, quick=quick, sweep=points)
     plan = complete(made)
     if script is not None:
-        if profile != "slurm":
-            raise SettingsError("--script writes jobs for SLURM: give --profile slurm with it.")
+        file = write_jobs(plan, profile, script)
         describe(plan)
-        typer.echo(f"{write_script(plan, script)} written; 'bash {script}/submit.sh' submits it")
+        typer.echo(f"{file} written; 'bash {script}/submit.sh' submits it")
         return
     run(plan, results=out, profile=profile, cores=cores, dry_run=dry_run, summary=summary, as_json=as_json)

@@ -18,8 +18,9 @@ def command(
     import sys
     from pathlib import Path
 
+    from appssl.addresses import credentials, masked
     from appssl.runner import environment
-    from appssl.tracking import masked, store_uri
+    from appssl.tracking import store_uri
     from appssl.upload import upload
 
     uri = store_uri(Path.cwd())
@@ -27,7 +28,7 @@ def command(
     if report.problem:
         print(f"warning: not everything was sent to {masked(uri)}: {report.problem}", file=sys.stderr)
     if uri.startswith(("http://", "https://")):  # a server has its own UI
-        _say(masked(uri), uri=masked(uri), as_json=as_json)
+        _say(masked(credentials(uri)[0]), uri=masked(uri), as_json=as_json)
         return
     port = free_port(host, port)
     _say(f"http://{host}:{port}", uri=masked(uri), as_json=as_json)

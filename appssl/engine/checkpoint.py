@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from appssl.artifact import sha256_file, write_bytes, write_json
-from appssl.errors import ArtifactError
+from appssl.errors import NOT_JSON, ArtifactError
 from appssl.settings import digest_of
 
 _TENSORS = ("model.safetensors", "optimizer.safetensors")
@@ -78,7 +78,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if wrong:
             raise ArtifactError(f"{path}: damaged: {', '.join(wrong)} changed.")
         tensors = [load_file(path / name) for name in _TENSORS]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, *NOT_JSON, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{path}: damaged: {error}.") from None
     return Checkpoint(state["step"], tensors[0], tensors[1], state["values"])
 

@@ -17,7 +17,6 @@ _OPT_OUT = ("noai", "noimageai", "noindex", "none")  # none stands for noindex, 
 _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")  # no agents, though "x: y"
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 _COMPATIBLE = ipaddress.IPv6Network("::/96")  # RFC 4291, deprecated: the same
-_CREDENTIALS = re.compile(r"^(\s*(?:[a-z][a-z0-9+.-]*:)?[/\\]{2,})[^/\\?#]*@", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9._:%-]+", re.IGNORECASE)
 _PLAIN = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 _LONGEST = 8000  # characters of an address; servers refuse longer ones
@@ -54,11 +53,6 @@ def parsed(text: str) -> URL:
     if len(text) > _LONGEST or not text.isprintable():
         raise Refused("bad_address", f"more than {_LONGEST} characters, or line breaks among them")
     return url.with_fragment(None)
-
-
-def without_credentials(text: str) -> str:
-    """The address with `***@` for user name and password, also where it cannot be parsed."""
-    return _CREDENTIALS.sub(r"\1***@", text)
 
 
 def is_public(address: str) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import polars as pl
 
-from appssl.ops.crawl_rules import without_credentials
-from appssl.ops.image_index import PARTS, refuse, text_table
+from appssl.addresses import masked
+from appssl.ops.image_index import PARTS, text_table
+from appssl.ops.table_limits import refuse
 
 OPTIONAL = ("image_id", "label", "true_label", "split", "licence")
 _ID_DIGITS = 16  # of an id that is derived; 64 bits: one collision in a million is 1 in 10^7
@@ -84,7 +85,7 @@ def joined(table: pl.DataFrame, latest: pl.DataFrame) -> pl.DataFrame:
 
 def outcomes(found: pl.DataFrame) -> pl.DataFrame:
     """A row per row of the input; addresses without user names and passwords."""
-    shown = {url: without_credentials(url) for url in found.filter(pl.col("url").str.contains("@"))["url"]}
+    shown = {url: masked(url) for url in found.filter(pl.col("url").str.contains("@"))["url"]}
     return found.select(
         "image_id",
         pl.col("url").replace(shown) if shown else pl.col("url"),

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import polars as pl
 
-from appssl.ops.image_index import refuse, text_table
+from appssl.ops.image_index import text_table
+from appssl.ops.table_limits import SHOWN, refuse
 from appssl.settings import nearest
 
 DECISIONS = ("keep", "relabel", "irrelevant", "duplicate")
@@ -46,11 +47,11 @@ def read_decisions(
             or label, an id twice, a `relabel` without label, a `keep` of an image without label.
     """
     table = text_table(full, path, COLUMNS)
-    rows, problems, seen = [], [], dict[str, int]()
+    rows, problems, seen = [], list[str](), dict[str, int]()
     for number, (name, decision, label) in enumerate(table.iter_rows(), start=1):
         if decision == "keep" and label is None:
             label = given.get(name)
-        problem = _problem(name, decision, label, classes, is_used=name in given)
+        problem = _problem(name, decision, label, classes, is_used=name in given, with_hint=len(problems) < SHOWN)
         if known is not None and name is not None and name not in known:
             problem = f"id {name!r} is none of the images."
         if name in seen:
@@ -65,9 +66,9 @@ def read_decisions(
 
 
 def _problem(
-    name: str | None, decision: str | None, label: str | None, classes: Sequence[str], *, is_used: bool
+    name: str | None, decision: str | None, label: str | None, classes: Sequence[str], *, is_used: bool, with_hint: bool
 ) -> str:
-    """What is wrong with one decision, "" if nothing is."""
+    """What is wrong with one decision, "" if nothing is. with_hint: name the nearest label, which takes long."""
     if name is None:
         return "the id is empty."
     if decision not in DECISIONS:
@@ -78,7 +79,7 @@ def _problem(
         no_label = "keep needs a label: the image has none." if is_used else ""  # of others nothing depends on it
         return "relabel needs a label." if decision == "relabel" else no_label
     if label not in classes:
-        return f"label {label!r} is in no class list.{nearest(label, classes)}"
+        return f"label {label!r} is in no class list.{nearest(label, classes) if with_hint else ''}"
     return ""
 
 

@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 import polars as pl
 from pydantic import Field
 
+from appssl.addresses import masked
 from appssl.errors import DataError
 from appssl.ops.images import SUFFIXES
 from appssl.ops.paths import inside
-from appssl.settings import Settings, nearest
+from appssl.ops.table_limits import UNREADABLE, first_line, refuse, refuse_long_cells
+from appssl.settings import Settings, listed, nearest
 
 OOD = "__ood__"  # true label of an image that shows none of the classes
 PARTS = ("train", "val", "test")
 T = TypeVar("T")
-SHOWN = 20  # problems written out in one message
 
 # file: relative to the root. row: in a table with image bytes, else -1. offset, length: in a tar, else -1.
 SCHEMA: dict[str, Any] = {
@@ -77,13 +78,6 @@ class Listing:
     problems: list[str] = field(default_factory=list)
 
 
-def refuse(problems: Sequence[str]) -> None:
-    """Raises DataError with all problems, the first `SHOWN` written out."""
-    if problems:
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise DataError(f"{len(problems)} problem(s) in the input:\n  " + "\n  ".join(problems[:SHOWN]) + more)
-
-
 # Tables
 
 
@@ -105,7 +99,7 @@ def list_table(root: Path, path: str, columns: Columns, origin: str) -> Listing:
             "split": _texts(raw[columns.split]) if columns.split else None,
             "label": _texts(raw[columns.label]) if columns.label else None,
             "true_label": _texts(raw[columns.true_label]) if columns.true_label else None,
-            "url": _texts(raw[columns.url]) if columns.url else None,
+            "url": [url and masked(url) for url in _texts(raw[columns.url])] if columns.url else None,
             "origin": origin,
             "where": [f"{path} row {row + 1}" for row in rows],
             "file": files,
@@ -152,8 +146,10 @@ def text_table(full: Path, path: str, names: Sequence[str]) -> pl.DataFrame:
 def _columns(full: Path, path: str, names: list[str]) -> pl.DataFrame:
     """Columns of a table; those of a CSV are text."""
     if full.suffix.lower() == ".parquet":
-        return _reading(path, lambda: pl.read_parquet(full, columns=names))
-    return _reading(path, lambda: pl.read_csv(full, columns=names, infer_schema=False))
+        found = _reading(path, lambda: pl.read_parquet(full, columns=names))
+    else:
+        found = _reading(path, lambda: pl.read_csv(full, columns=names, infer_schema=False))
+    return refuse_long_cells(found, path)
 
 
 def _schema(full: Path, path: str) -> dict[str, pl.DataType]:
@@ -171,8 +167,8 @@ def _reading(path: str, read: Callable[[], T]) -> T:
         return read()
     except pl.exceptions.NoDataError:
         raise DataError(f"{path}: the table is empty. Give a table with one row per image.") from None
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        why = f"cannot be read as a table: {error}. Write it again as CSV (UTF-8) or Parquet"
+    except UNREADABLE as error:
+        why = f"cannot be read as a table: {first_line(error)}. Write it again as CSV (UTF-8) or Parquet"
         raise DataError(f"{path}: {why}.") from None
 
 
@@ -190,7 +186,7 @@ def _wanted(path: str, schema: Mapping[str, Any], columns: Columns) -> tuple[lis
         if path_column is None:
             problems.append(
                 f"{path}: has neither a column {columns.image!r} with image bytes (columns.image) nor {columns.path!r} "
-                f"with paths (columns.path). Its columns: {', '.join(schema)}."
+                f"with paths (columns.path). Its columns: {listed(list(schema))}."
             )
     refuse(problems)
     return list(dict.fromkeys(name for name in (*named.values(), path_column) if name)), path_column

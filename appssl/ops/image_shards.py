@@ -14,10 +14,11 @@ from typing import Any
 
 import polars as pl
 
-from appssl.errors import DataError
-from appssl.ops.image_index import SCHEMA, SHOWN, Columns, Listing, Skipped, row_problems, unit
+from appssl.errors import NOT_JSON, DataError
+from appssl.ops.image_index import SCHEMA, Columns, Listing, Skipped, row_problems, unit
 from appssl.ops.images import SUFFIXES
 from appssl.ops.paths import inside
+from appssl.ops.table_limits import SHOWN
 
 LABEL_FILE_BYTES = 1 << 20  # a label beside an image is small; more is not read
 
@@ -78,13 +79,15 @@ class _Tar:
         try:
             with tarfile.open(self.full, "r:") as tar:
                 for member in tar:
+                    if member.size < 0:
+                        raise tarfile.HeaderError(f"{member.name}: its size is negative")
                     if problem := unsafe(member):
                         self._skip(member.name, "unsafe_member", problem)
                     elif member.isreg() and member.offset_data + member.size > size:
                         self._skip(member.name, "truncated", "the tar file ends before this member does")
                     elif member.isreg():
                         self._member(tar, member)
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
             self._skip("", "damaged_shard", f"{error}; {len(self._images)} images before that were read")
         for key in sorted(self._notes.keys() - self._images.keys() - self._bad):
             self._skip(key, "no_image", "a label without an image")
@@ -120,7 +123,7 @@ class _Tar:
                 note["label"] = text or None
             else:
                 note.update(_values(json.loads(text), self.columns))
-        except (ValueError, AttributeError) as error:
+        except (*NOT_JSON, AttributeError) as error:
             if key not in self._bad:
                 self._skip(member.name, "bad_label_file", f"{type(error).__name__}: {error}; its image is not used")
             self._bad.add(key)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from appssl.addresses import masked
+from appssl.errors import NOT_JSON
 from appssl.version import __version__
 
 JOURNAL = "metrics.jsonl"
@@ -109,7 +111,7 @@ class Journal:
         self, status: Literal["FINISHED", "FAILED"], *, artifact_digest: str | None, error: str | None = None
     ) -> None:
         with contextlib.suppress(OSError):  # a full disk must not hide why the stage failed
-            self._put("finish", status=status, artifact_digest=artifact_digest, error=error)
+            self._put("finish", status=status, artifact_digest=artifact_digest, error=masked(error or "") or None)
 
     def _put(self, event: str, **values: Any) -> None:
         line = {"event": event, "time_ms": int(time.time() * 1000), **values}
@@ -151,9 +153,9 @@ def read_events(path: Path, offset: int = 0) -> Iterator[dict[str, Any]]:
                 return
             try:
                 event = json.loads(line)
-            except ValueError:
+            except NOT_JSON:
                 continue  # a line that two processes or a crash have garbled; the next one is whole again
-            if isinstance(event, dict) and "event" in event:
+            if isinstance(event, dict) and isinstance(event.get("event"), str):
                 yield {**event, "end": offset}
 
 
@@ -177,9 +179,9 @@ def read_cursor(where: Path) -> dict[str, Any]:
     path = cursor_path(where) if where.suffix == ".jsonl" else where / CURSOR
     try:
         cursor = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, *NOT_JSON):
         return {}
-    return cursor if isinstance(cursor, dict) else {}
+    return cursor if isinstance(cursor, dict) and isinstance(cursor.get("offset", 0), int) else {}
 
 
 def is_pending(journal: Path, cursor: Mapping[str, Any], store: str | None = None) -> bool:
@@ -189,7 +191,7 @@ def is_pending(journal: Path, cursor: Mapping[str, Any], store: str | None = Non
         return False
     if store is not None and cursor.get("store", store) != store:
         return True
-    return cursor.get("key") != first["key"] or cursor.get("offset", 0) < journal.stat().st_size
+    return cursor.get("key") != first.get("key") or cursor.get("offset", 0) < journal.stat().st_size
 
 
 def journals(results: Path) -> list[Path]:
@@ -206,8 +208,14 @@ def journals(results: Path) -> list[Path]:
         for path in here:
             first = next(read_events(path), None)
             if first is not None and first["event"] == "start":
-                found.append((first["time_ms"], path))
+                found.append((_when(first), path))
     return [path for _, path in sorted(found)]
+
+
+def _when(event: Mapping[str, Any]) -> int:
+    """Milliseconds since 1970; 0 in a line that was damaged."""
+    found = event.get("time_ms")
+    return found if isinstance(found, int) else 0
 
 
 def ended_without_a_word(journal: Path) -> dict[str, Any] | None:

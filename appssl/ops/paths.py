@@ -11,11 +11,11 @@ def inside(root: Path, path: str | Path) -> Path:
     Raises:
         DataError: if the result, links followed, lies outside `root`.
     """
-    base = root.resolve()
+    base, shown = root.resolve(), str(path)[:500]
     try:
         full = (base / path).resolve()
     except (ValueError, OSError, RuntimeError) as error:
-        raise DataError(f"{str(path)!r} is not a usable path: {error}.") from None
+        raise DataError(f"{shown!r} is not a usable path: {error}.") from None
     if not full.is_relative_to(base):
-        raise DataError(f"{str(path)!r} leaves the data root {base}. Use paths below it, or set data.root higher up.")
+        raise DataError(f"{shown!r} leaves the data root {base}. Use paths below it, or set data.root higher up.")
     return full

@@ -14,13 +14,12 @@ from appssl.ops.recordings import (
     RowNumbers,
     TimeUnit,
     only_moment,
-    open_table,
-    reading,
-    refuse,
     require,
     shown_rows,
     texts,
+    whole_table,
 )
+from appssl.ops.table_limits import SHOWN, refuse
 from appssl.settings import nearest
 
 
@@ -37,7 +36,7 @@ class Intervals:
 
 def label_names(root: Path, path: str) -> dict[str, str]:
     """Name of each label value: the first two columns of a table."""
-    frame = reading(path, lambda: open_table(root, path).collect())
+    frame = whole_table(root, path)
     if frame.width < 2 or frame.is_empty():
         raise DataError(f"{path}: needs two columns, label value and name, and at least one row.")
     keys, names = texts(frame.to_series(0)), texts(frame.to_series(1))
@@ -46,9 +45,11 @@ def label_names(root: Path, path: str) -> dict[str, str]:
         for row, (k, n) in enumerate(zip(keys, names, strict=True))
         if not k or not n
     ]
-    problems += [
-        f"{path} row {row + 1}: value {key!r} is there twice" for row, key in enumerate(keys) if key in keys[:row]
-    ]
+    seen: set[str | None] = set()
+    for row, key in enumerate(keys):
+        if key in seen:
+            problems.append(f"{path} row {row + 1}: value {key!r} is there twice")
+        seen.add(key)
     refuse(problems)
     return {str(key): str(name) for key, name in zip(keys, names, strict=True)}
 
@@ -59,13 +60,13 @@ def read_intervals(root: Path, path: str, unit: TimeUnit, subjects: Sequence[str
     Raises:
         DataError: with all problems: columns, times, end before start, overlap with another activity, unknown subject.
     """
-    frame = reading(path, lambda: open_table(root, path).collect())
+    frame = whole_table(root, path)
     require(path, frame.columns, LABEL_COLUMNS)
     if frame.is_empty():
         raise DataError(f"{path}: the table is empty. Give a row per interval, or leave the setting `labels` out.")
     cells = {name: texts(frame[name]) for name in LABEL_COLUMNS}
     cells["session"] = texts(frame["session_id"]) if "session_id" in frame.columns else [None] * len(frame)
-    problems: list[str] = []
+    known, problems = set(subjects), list[str]()
     rows: dict[str, list[tuple[str, float, float, str, int]]] = {}
     for k in range(len(frame)):
         subject, activity, session = cells["subject_id"][k], cells["activity"][k], cells["session"][k]
@@ -73,8 +74,9 @@ def read_intervals(root: Path, path: str, unit: TimeUnit, subjects: Sequence[str
         if start >= end:
             problems.append(f"{path} row {k + 1}: the interval ends before it starts")
         problems += [f"{path} row {k + 1}: {n} is empty" for n in ("subject_id", "activity") if not cells[n][k]]
-        if subject and subject not in subjects:
-            problems.append(f"{path} row {k + 1}: subject_id {subject!r} has no recording.{nearest(subject, subjects)}")
+        if subject and subject not in known:
+            hint = nearest(subject, subjects) if len(problems) < SHOWN else ""  # of many rows it takes long
+            problems.append(f"{path} row {k + 1}: subject_id {subject!r} has no recording.{hint}")
         rows.setdefault(str(subject), []).append((session or "", start, end, str(activity), k + 1))
     for own in rows.values():
         own.sort()

@@ -24,12 +24,13 @@ from appssl.ops.recordings import (
     open_table,
     quoted,
     reading,
-    refuse,
     require,
     shown_rows,
     texts,
+    whole_table,
 )
 from appssl.ops.sample_chunks import Frames, file_frames, samples, table_frames
+from appssl.ops.table_limits import refuse
 from appssl.settings import Settings
 
 TABLE_COLUMNS = ("recording_id", "subject_id", "device", "path")  # and optional ones:
@@ -78,7 +79,7 @@ class RecordingTable:
             DataError: if the table is wrong; all its problems in one message.
         """
         self.root, self.columns, self.unit, self.hz = root, columns, unit, hz
-        frame = reading(path, lambda: open_table(root, path).collect())
+        frame = whole_table(root, path)
         require(path, frame.columns, [*TABLE_COLUMNS, *([columns.split] if columns.split else [])])
         if frame.is_empty():
             raise DataError(f"{path}: the table is empty. Give a table with one row per recording.")

@@ -12,16 +12,15 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from appssl.errors import DataError
 from appssl.ops.paths import inside
+from appssl.ops.table_limits import SHOWN, UNREADABLE, first_line, refuse_long_cells
 from appssl.settings import nearest
 
 TimeUnit = Literal["seconds", "iso", "unix_ms"]
 PARTS = ("train", "val", "test")
 LABEL_COLUMNS = ("subject_id", "start", "end", "activity")
-SHOWN = 20  # problems or rows written out in one message
 _NO_NUMBER = ["", "na", "nan", "null", "none"]  # text that means: no value
 T = TypeVar("T")
 
@@ -89,13 +88,6 @@ def quoted(value: str | None) -> str:
     return (value or "").replace("%", "%25").replace("/", "%2F")
 
 
-def refuse(problems: Sequence[str]) -> None:
-    """Raises DataError with all problems, the first `SHOWN` written out."""
-    if problems:
-        more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise DataError(f"{len(problems)} problem(s) in the input:\n  " + "\n  ".join(problems[:SHOWN]) + more)
-
-
 def shown_rows(rows: Sequence[int] | np.ndarray | RowNumbers) -> str:
     """`row(s) 3, 4, 5 and 12 more`."""
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
@@ -130,8 +122,13 @@ def reading(path: str, read: Callable[[], T]) -> T:
         return read()
     except pl.exceptions.NoDataError:
         raise DataError(f"{path}: the table is empty.") from None
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}.") from None
+    except UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read: {first_line(error)}.") from None
+
+
+def whole_table(root: Path, path: str) -> pl.DataFrame:
+    """All of a table that is small: of recordings, intervals or names, not of samples. Raises: as `open_table`."""
+    return refuse_long_cells(reading(path, lambda: open_table(root, path).collect()), path)
 
 
 def require(path: str, known: Sequence[str], needed: Sequence[str]) -> None:

@@ -15,10 +15,10 @@ from pydantic import Field
 from appssl.errors import DataError
 from appssl.ops.paths import inside
 from appssl.ops.slide_files import SUFFIXES, slides_among
+from appssl.ops.table_limits import UNREADABLE, first_line, refuse, refuse_long_cells
 from appssl.settings import Settings, nearest
 
 _PARTS = ("train", "val", "test")
-_SHOWN = 20  # problems written out in one message
 SCHEMA: dict[str, Any] = {
     "slide_id": pl.String, "path": pl.String, "patient": pl.String, "label": pl.String, "split": pl.String,
     "mpp": pl.Float64, "mask": pl.String, "sha256": pl.String, "where": pl.String,
@@ -53,13 +53,6 @@ class Points(Settings):
     exclude_labels: tuple[str, ...] = Field((), description="points with these labels are left out")
 
 
-def refuse(problems: Sequence[str]) -> None:
-    """Raises DataError with all problems, the first 20 written out."""
-    if problems:
-        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise DataError(f"{len(problems)} problem(s) in the input:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
-
-
 def read_table(root: Path, path: str, what: str) -> pl.DataFrame:
     """A CSV (all values text) or Parquet table.
 
@@ -76,12 +69,12 @@ def read_table(root: Path, path: str, what: str) -> pl.DataFrame:
         frame = pl.read_parquet(full) if suffix == ".parquet" else pl.read_csv(full, infer_schema=False)
     except pl.exceptions.NoDataError:
         frame = pl.DataFrame()
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        why = f"cannot be read as a table: {error}. Write it again as CSV (UTF-8) or Parquet"
+    except UNREADABLE as error:
+        why = f"cannot be read as a table: {first_line(error)}. Write it again as CSV (UTF-8) or Parquet"
         raise DataError(f"{path}: {why}.") from None
     if frame.is_empty():
         raise DataError(f"{path}: the table is empty. Give a table with one row per {what.rstrip('s')}.")
-    return frame
+    return refuse_long_cells(frame, path)
 
 
 def list_slides(root: Path, path: str, columns: Columns, slides_root: Path) -> pl.DataFrame:

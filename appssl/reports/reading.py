@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from appssl.artifact import MANIFEST, Artifact
+from appssl.errors import NOT_JSON
 from appssl.settings import read_yaml
 
 STAGES = ("pretrain", "pseudolabel", "finetune", "evaluate")
@@ -43,7 +44,7 @@ class Stage:
         """`run.json`: seconds, hardware, packages and facts of the stage; {} if it is missing or damaged."""
         try:
             values = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, *NOT_JSON):
             return {}
         return values if isinstance(values, dict) else {}
 
@@ -66,7 +67,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             value = json.loads(text)
-        except ValueError:
+        except NOT_JSON:
             continue
         if isinstance(value, dict):
             yield value
@@ -101,9 +102,9 @@ class Run:
         """The recipe's sentence, from `about.json`: it is not a setting, so it lies beside the stages."""
         try:
             about = json.loads((self.folder / "about.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, *NOT_JSON):
             return ""
-        return str(about.get("description", ""))
+        return str(about.get("description", "")) if isinstance(about, dict) else ""
 
     @property
     def all(self) -> list[Stage]:

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from appssl.errors import AppsslError, DataError
+from appssl.errors import NOT_JSON, AppsslError, DataError
 from appssl.reports.review_decisions import Decisions
 
 HOST = "127.0.0.1"
@@ -134,7 +134,7 @@ def _decision(body: bytes) -> tuple[str, str | None, str | None]:
     """(id, decision, label) of a request."""
     try:
         values = json.loads(body)
-    except (ValueError, RecursionError):
+    except NOT_JSON:
         values = None
     if not isinstance(values, dict) or set(values) != {"id", "decision", "label"}:
         raise _Refused(HTTPStatus.BAD_REQUEST, "a decision is {id, decision, label}")

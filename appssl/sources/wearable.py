@@ -32,7 +32,7 @@ from appssl.ops.recording_draft import drafted
 from appssl.ops.recording_fates import of_intervals, of_recordings, of_windows, with_fate
 from appssl.ops.recording_labels import Intervals, Labels, label_names, name_intervals, read_intervals
 from appssl.ops.recording_tables import Columns, LongTable, RecordingTable, Wide
-from appssl.ops.recordings import BadRecording, Recording, Samples, TimeUnit, refuse
+from appssl.ops.recordings import BadRecording, Recording, Samples, TimeUnit
 from appssl.ops.sample_store import Rows, Scratch
 from appssl.ops.session_windows import WINDOWS, window_table
 from appssl.ops.sessions import (
@@ -60,6 +60,7 @@ from appssl.ops.signal_shards import (
 )
 from appssl.ops.signal_sheets import Sheet, account_figures, clock_figures, figures
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
+from appssl.ops.table_limits import refuse
 from appssl.ops.usable_recordings import RECORDINGS, usable_parts
 from appssl.ops.window_accounts import ACCOUNTS, accounts, of_devices
 from appssl.ops.windows import devices_of_bits, gathered, gravest, lengths, starts

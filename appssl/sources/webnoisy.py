@@ -26,15 +26,7 @@ from appssl.errors import DataError
 from appssl.ops import near_duplicates
 from appssl.ops.decisions import decided, leave_out_decided, read_decisions
 from appssl.ops.image_bytes import contents
-from appssl.ops.image_index import (
-    Columns,
-    Listing,
-    Skipped,
-    guessed_columns,
-    list_folder,
-    list_table,
-    refuse,
-)
+from appssl.ops.image_index import Columns, Listing, Skipped, guessed_columns, list_folder, list_table
 from appssl.ops.image_selection import (
     Mix,
     divided,
@@ -52,6 +44,7 @@ from appssl.ops.label_noise import LabelNoise, with_wrong_labels
 from appssl.ops.paths import inside
 from appssl.ops.perceptual_hash import perceptual_hash
 from appssl.ops.split import GroupSplit, refuse_leak
+from appssl.ops.table_limits import refuse
 from appssl.settings import Settings
 
 _BLOCK = 4096  # images copied at once when shards are joined

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file, write_json
 from appssl.contracts import Meta, Quarantined
-from appssl.errors import DataError
+from appssl.errors import NOT_JSON, DataError
 from appssl.ops.bag_assembly import CLASSES, Regions, in_regions
 from appssl.ops.paths import inside
 from appssl.ops.slide_draft import draft as draft  # of the domain, as `appssl new` asks for it
@@ -43,18 +43,11 @@ from appssl.ops.slide_pixels import (
     color_statistics,
     pack,
 )
-from appssl.ops.slide_table import (
-    Columns,
-    Points,
-    copies,
-    list_folder,
-    list_points,
-    list_slides,
-    refuse,
-)
+from appssl.ops.slide_table import Columns, Points, copies, list_folder, list_points, list_slides
 from appssl.ops.slide_tiling import TiledSlide, Tiling, tile_slide
 from appssl.ops.slides import VERSION
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
+from appssl.ops.table_limits import refuse
 from appssl.ops.tile_quality import SCORES, Quality
 from appssl.ops.tiled_slides import TiledSlides
 from appssl.ops.tissue import evenly
@@ -490,6 +483,6 @@ def _known_root(folder: Path) -> Path:
     path = folder / _ROOT
     try:
         return Path(json.loads(path.read_text(encoding="utf-8"))["slides_root"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *NOT_JSON, KeyError, TypeError) as error:
         why = "it says where the slides are. Prepare the data again, or write {'slides_root': '<folder>'} there"
         raise DataError(f"{path}: cannot be read ({error}); {why}.") from None

@@ -14,8 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from appssl.addresses import masked
 from appssl.artifact import Artifact, ArtifactWriter, write_json
-from appssl.errors import AppsslError, ArtifactError
+from appssl.errors import NOT_JSON, AppsslError, ArtifactError
 from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
 
@@ -151,7 +152,7 @@ def _fresh_state(out: Path, config: StageConfig, inputs: dict[str, str]) -> None
     known = out / "state" / "of.json"
     try:
         same = json.loads(known.read_text()) == wanted
-    except (OSError, ValueError):
+    except (OSError, *NOT_JSON):
         same = False
     if not same:
         shutil.rmtree(out / "state", ignore_errors=True)
@@ -167,7 +168,8 @@ def failure_noted(out: Path, stage: str) -> Iterator[None]:
     except BaseException as error:
         code = error.exit_code if isinstance(error, AppsslError) else 1
         try:
-            write_json(out / FAILED, {"stage": stage, "message": str(error) or type(error).__name__, "exit_code": code})
+            message = masked(str(error)) or type(error).__name__
+            write_json(out / FAILED, {"stage": stage, "message": message, "exit_code": code})
         except AppsslError:  # a full disk must not hide the error that is being reported
             print(f"could not note the failure in {out / FAILED}", file=sys.stderr)
         raise
@@ -232,6 +234,7 @@ def surroundings() -> dict[str, Any]:
 def read_run(folder: Path) -> dict[str, Any]:
     """`run.json` of a stage, {} if there is none."""
     try:
-        return json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        values = json.loads((folder / "run.json").read_text())
+    except (OSError, *NOT_JSON):
         return {}
+    return values if isinstance(values, dict) else {}

@@ -39,7 +39,8 @@ def test_a_server_that_is_away_is_a_warning_and_its_address_is_shown_masked(tmp_
         port = probe.getsockname()[1]
     done = appssl("ui", "--json", cwd=tmp_path, MLFLOW_TRACKING_URI=f"http://me:hunter2@127.0.0.1:{port}")
     assert done.code == 0
-    assert json.loads(done.out)["address"] == f"http://me:***@127.0.0.1:{port}"
+    assert json.loads(done.out)["address"] == f"http://127.0.0.1:{port}"
+    assert json.loads(done.out)["store"] == f"http://***@127.0.0.1:{port}"
     assert done.err.count("warning") == 1
     assert "hunter2" not in done.out + done.err
 

@@ -1,0 +1,119 @@
+"""Tables of images, slides, recordings, intervals, decisions and addresses, as CSV and as Parquet."""
+
+import time
+
+import polars as pl
+import pytest
+
+from appssl.errors import DataError
+from appssl.ops import image_index, slide_table
+from appssl.ops.crawl_table import read_addresses
+from appssl.ops.decisions import read_decisions
+from appssl.ops.recording_labels import label_names, read_intervals
+from appssl.ops.recording_tables import Columns, RecordingTable
+from tests.fuzz.damage import fuzz, parquet, survives
+
+IMAGES = pl.DataFrame({"id": ["a", "b"], "path": ["a.jpg", "b/c.png"], "label": ["x", None], "url": ["http://h/a", ""]})
+SLIDES = pl.DataFrame({"slide_id": ["a", "b"], "path": ["a.svs", "b.svs"], "mpp": [0.25, 0.5], "label": ["x", "y"]})
+RECORDINGS = pl.DataFrame(
+    {
+        "recording_id": ["r1", "r2"], "subject_id": ["s1", "s2"], "device": ["left"] * 2, "path": ["a.csv", "b.csv"],
+        "sampling_hz": [50.0, 25.0], "start_time": [0.0, 1.5],
+    }
+)  # fmt: skip
+INTERVALS = pl.DataFrame(
+    {"subject_id": ["s1", "s1"], "start": [0.0, 1.5], "end": [1.5, 1e3], "activity": ["walk", "run"]}
+)
+NAMES = pl.DataFrame({"value": [1, 2], "name": ["walk", "run"]})
+DECISIONS = pl.DataFrame({"id": ["a", "b"], "decision": ["keep", "relabel"], "label": [None, "x"]})
+ADDRESSES = pl.DataFrame({"image_id": ["a", "b"], "url": ["https://h/a", "https://h/b"], "split": ["train", "test"]})
+
+
+def read_images(folder, name):
+    return image_index.list_table(folder, name, image_index.Columns(url="url"), "input")
+
+
+def read_slides(folder, name):
+    return slide_table.list_slides(folder, name, slide_table.Columns(), folder)
+
+
+def read_recordings(folder, name):
+    return RecordingTable(folder, name, columns=Columns(), unit="seconds", hz=None)
+
+
+def decisions(folder, name):
+    return read_decisions(folder / name, name, classes=["x", "y"], given={"a": "x", "b": "y"}, known=["a", "b"])
+
+
+READERS = {
+    "images": (
+        IMAGES,
+        lambda folder, name: image_index.list_table(folder, name, image_index.Columns(url="url"), "input"),
+    ),
+    "image columns": (IMAGES, lambda folder, name: image_index.guessed_columns(folder / name)),
+    "slides": (SLIDES, read_slides),
+    "recordings": (RECORDINGS, read_recordings),
+    "intervals": (INTERVALS, lambda folder, name: read_intervals(folder, name, "seconds", ["s1", "s2"])),
+    "iso intervals": (INTERVALS, lambda folder, name: read_intervals(folder, name, "iso", ["s1", "s2"])),
+    "label names": (NAMES, label_names),
+    "decisions": (DECISIONS, decisions),
+    "addresses": (ADDRESSES, lambda folder, name: read_addresses(folder / name)),
+}
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_csv(what):
+    frame, read = READERS[what]
+
+    @fuzz(frame.write_csv().encode(), examples=60)
+    def damaged(content):
+        survives(read, content, "t.csv")
+
+    damaged()
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_parquet(what):
+    frame, read = READERS[what]
+
+    @fuzz(parquet(frame), examples=60)
+    def damaged(content):
+        survives(read, content, "t.parquet")
+
+    damaged()
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_the_undamaged_table_is_read(tmp_path, what):
+    frame, read = READERS[what]
+    if what == "iso intervals":
+        frame = frame.with_columns(start=pl.lit("2020-01-01"), end=pl.lit("2020-01-02")).head(1)
+    frame.write_csv(tmp_path / "t.csv")
+    (tmp_path / "t.parquet").write_bytes(parquet(frame))
+    for name in ("t.csv", "t.parquet"):
+        assert read(tmp_path, name) is not None
+
+
+@pytest.mark.parametrize("what", ["images", "slides", "intervals"])  # the three ways to read one
+def test_a_field_of_100_mb_is_refused_with_its_row_in_bounded_time(tmp_path, what):
+    """As a lost quote makes it: all that follows is one field."""
+    frame, read = READERS[what]
+    lines = frame.write_csv().splitlines()
+    cells = lines[2].split(",")
+    cells[1] = '"' + "x" * 100_000_000 + '"'
+    (tmp_path / "t.csv").write_text("\n".join([*lines[:2], ",".join(cells)]) + "\n")
+    start = time.process_time()
+    with pytest.raises(DataError, match=r"row 2, column '.*' holds more than 65,536 bytes"):
+        read(tmp_path, "t.csv")
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(("what", "line"), [("intervals", "z{},0,1,walk"), ("decisions", "z{},relabel,zz{}")])
+def test_many_wrong_rows_take_no_long_time(tmp_path, what, line):
+    frame, read = READERS[what]
+    rows = [line.replace("{}", str(number)) for number in range(50_000)]
+    (tmp_path / "t.csv").write_text("\n".join([frame.write_csv().splitlines()[0], *rows]))
+    start = time.process_time()
+    with pytest.raises(DataError, match=r"and \d+ more"):
+        read(tmp_path, "t.csv")
+    assert time.process_time() - start < 10

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,8 +125,12 @@ class ArtifactWriter:
         except OSError as error:
             raise AppsslError(f"{folder}: cannot be made: {error.strerror}. Choose another --out.") from error
         (folder / MANIFEST).unlink(missing_ok=True)
-        for part in folder.rglob(".*.part"):  # left by a process that was killed; the caller holds the folder's lock
-            part.unlink(missing_ok=True)
+        # Left by a process that was killed; the caller holds the folder's lock.
+        for part in list(folder.rglob(".*.part")):
+            if part.is_dir():  # of a checkpoint
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
 
     def account(self, what: str) -> Account:
         """The account of one kind of thing, made on first use."""

@@ -117,6 +117,14 @@ def test_a_kill_in_mid_write_leaves_no_file_under_its_final_name(tmp_path):
     assert list(tmp_path.iterdir()) == []  # what the killed process left is cleaned
 
 
+def test_a_half_written_checkpoint_is_cleaned_too(tmp_path):
+    half = tmp_path / "state/checkpoints/.step-0000000005.part"
+    half.mkdir(parents=True)
+    (half / ".model.safetensors.1.part").write_bytes(b"half")
+    ArtifactWriter(tmp_path, "data", settings_digest="s", inputs={})
+    assert list(half.parent.iterdir()) == []
+
+
 def test_a_new_writer_takes_the_old_manifest_away_first(tmp_path):
     write(tmp_path)
     ArtifactWriter(tmp_path, "data", settings_digest="s", inputs={})

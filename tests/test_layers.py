@@ -29,7 +29,7 @@ LAYERS = [
     {"learners", "labelers", "finetuners", "evaluators"},
     {"engine"},
     {"reports"},
-    {"stages", "slurm", "runner", "batch_jobs", "batch_script", "kubernetes_jobs", "shared_volume", "serving"},
+    {"stages", "slurm", "runner", "batch_jobs", "batch_script", "kubernetes_jobs", "shared_volume", "serving", "drill"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,6 +1,7 @@
-"""`appssl doctor`: what works here and what does not."""
+"""`appssl doctor`: what works here and what does not; with `--drill`, whether runs survive what can happen to them."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -13,12 +14,34 @@ _PACKAGES = {  # the least versions, as in pyproject.toml
 _LEAST_DISK_GB, _LEAST_MEMORY_GIB = 1, 2
 
 
-def command(as_json: Json = False) -> None:
-    """Check versions, devices, disk, cluster and store. Example: appssl doctor"""
+def command(
+    drill: Annotated[
+        bool,
+        typer.Option("--drill", help="Kill tiny runs, damage their files, fill their disk; are the results equal?"),
+    ] = False,
+    kills: Annotated[int, typer.Option("--kills", min=0, help="Drill: runs to kill at a random moment.")] = 20,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="Drill: seed of targets, signals and moments; default: a new one."),
+    ] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option("--domain", help="Drill: domain to run; may be repeated. Default all.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Drill: folder to work in, on a disk that all nodes see.")] = Path(
+        "drill"
+    ),
+    profile: Annotated[str, typer.Option("--profile", help="Drill: local, slurm, or a folder.")] = "local",
+    write: Annotated[Path | None, typer.Option("--write", help="Drill: page to write, docs/drill.md.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check versions, devices, disk, cluster and store; or drill faults. Example: appssl doctor --drill --kills 5"""
     import json
 
     from appssl.errors import AppsslError
 
+    if drill:
+        _drill(kills, seed, domain or [], out, profile, write, as_json)
+        return
     rows = [
         _python(), *_packages(), _openslide(), _devices(), _folder(), _disk(), _memory(), _quiet(), _cluster(), _store()
     ]  # fmt: skip
@@ -29,6 +52,38 @@ def command(as_json: Json = False) -> None:
             typer.echo(f"{row['state']:8s} {row['what']:20s} {row['detail']}")
     if any(row["state"] == "MISSING" for row in rows):
         raise AppsslError("something that appssl needs is missing; the lines above say what to do.")
+
+
+def _drill(
+    kills: int, seed: int | None, domains: list[str], out: Path, profile: str, write: Path | None, as_json: bool
+) -> None:
+    import datetime
+    import json
+    import os
+
+    from appssl import bundle
+    from appssl.artifact import write_bytes
+    from appssl.drill import harness
+    from appssl.drill.page import page, table
+    from appssl.errors import AppsslError
+    from appssl.runner import profile_folder
+
+    folder = profile_folder(profile)
+    place = profile if profile in bundle.profiles() else str(folder.resolve())  # runs are given from other folders
+    seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
+    typer.echo(f"seed {seed}", err=True)
+    found = harness.drill(
+        out, domains=harness.known(domains), kills=kills, seed=seed, profile=place,
+        say=lambda line: typer.echo(line, err=True),
+    )  # fmt: skip
+    typer.echo(json.dumps(found.plain(), indent=1) if as_json else table(found))
+    if write is not None:
+        write_bytes(write, page(found, date=datetime.date.today().isoformat()).encode())
+    if found.unexpected:
+        raise AppsslError(
+            f"{len(found.unexpected)} row(s) were not as expected: a fault of appssl or of this machine. Report the "
+            f"rows above with the seed {seed}, and 'appssl doctor --json'; what was left lies in {out}."
+        )
 
 
 def _row(what: str, state: str, detail: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Runs the real command line in a subprocess, as a user would."""
 
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -33,25 +32,3 @@ def appssl(*arguments: str | Path, cwd: Path, timeout: float = 600, **extra: str
         command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=timeout, check=False
     )
     return Done(done.returncode, done.stdout, done.stderr)
-
-
-def killed(*arguments: str | Path, cwd: Path, after: float) -> int | None:
-    """Starts `appssl ARGUMENTS` and kills its whole process group with SIGKILL after some seconds.
-
-    Returns:
-        The exit code if it ended by itself before, else None.
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "appssl", *map(str, arguments)],
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        return process.wait(timeout=after)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return None

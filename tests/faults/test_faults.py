@@ -14,10 +14,6 @@ pytestmark = pytest.mark.slow  # every test runs whole commands
 
 KILLS = int(os.environ.get("APPSSL_KILLS", "5"))
 SEED = int(os.environ.get("APPSSL_KILL_SEED") or int.from_bytes(os.urandom(4), "big"))
-# Cases that this version is known to fail.
-KNOWN = {
-    "clock set back by a day": "Snakemake refuses a result that is dated before what it was made from",
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +31,7 @@ def test_killed_at_random_moments_the_same_command_ends_with_the_same_digests(fi
     assert rows[0].moment is not None, f"APPSSL_KILL_SEED={SEED}: nothing was killed: {shots}"
 
 
-def marked(case):
-    known = [pytest.mark.xfail(reason=KNOWN[case.name], strict=True)] if case.name in KNOWN else []
-    return pytest.param(case, id=case.name, marks=known)
-
-
-@pytest.mark.parametrize("case", [marked(case) for case in CASES])
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_fault_has_its_one_expected_outcome(case, finished, tmp_path):
     project, reference = finished
     found = attempt(case, project, reference.digests, tmp_path / "p")

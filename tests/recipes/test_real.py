@@ -34,7 +34,7 @@ def test_a_real_recipe_runs_end_to_end(recipe, tmp_path):
     done = appssl("run", recipe, "--quick", "--json", "--set", f"data.root={DATA}", cwd=tmp_path)
     assert done.code in (0, 5), done.err
     row = json.loads(done.out)["runs"][0]
-    assert 0 < row["value"] <= 1
+    assert 0 <= row["value"] <= 1  # a quick form may get nothing right
     assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
     assert (tmp_path / row["report"]).stat().st_size > 10_000
     run = (tmp_path / row["report"]).parents[1]

@@ -15,7 +15,7 @@ from appssl.ops.image_index import OOD, Columns, Listing
 from appssl.ops.split import GroupSplit, group_split
 from appssl.settings import Settings, nearest
 
-_PRIORITY = {"test": 0, "val": 1, "train": 2}  # which of two equal images is kept
+PRIORITY = {"test": 0, "val": 1, "train": 2}  # which of two equal images is kept
 
 
 class Mix(Settings):
@@ -164,7 +164,7 @@ def leave_out_duplicates(units: pl.DataFrame) -> pl.DataFrame:
 
     Of one part it is one that was reviewed, so that a decision is not lost when an equal image is found.
     """
-    ranked = units.with_columns(priority=pl.col("split").replace_strict(_PRIORITY), rank=review_rank())
+    ranked = units.with_columns(priority=pl.col("split").replace_strict(PRIORITY), rank=review_rank())
     order = ranked.filter(pl.col("outcome") == "kept").sort("priority", "rank", "id")
     first = order.unique("pixels", keep="first", maintain_order=True)
     keepers = first.select("pixels", keeper="id", keeper_split="split", keeper_label="label", keeper_bytes="sha256")

@@ -8,10 +8,9 @@ import numpy as np
 import polars as pl
 
 from appssl.errors import DataError
+from appssl.ops.image_selection import PRIORITY
 from appssl.ops.perceptual_hash import near_pairs
 from appssl.ops.semantic_duplicates import joined
-
-_PRIORITY = {"test": 0, "val": 1, "train": 2}  # which of two images is kept
 
 
 def groups(units: pl.DataFrame, distance: int) -> pl.DataFrame:
@@ -71,7 +70,7 @@ def refuse_leaks(units: pl.DataFrame, distance: int) -> None:
 def _leaks(units: pl.DataFrame, distance: int) -> pl.DataFrame:
     """id, keeper (the nearest image of a part before its own), bits, keeper_split, keeper_label."""
     kept = units.filter((pl.col("outcome") == "kept") & pl.col("hash").is_not_null())
-    kept = kept.select("id", "split", "label", "hash", priority=pl.col("split").replace_strict(_PRIORITY))
+    kept = kept.select("id", "split", "label", "hash", priority=pl.col("split").replace_strict(PRIORITY))
     hashes = kept["hash"].unique().sort().to_numpy()
     i, j = near_pairs(hashes, distance=distance)
     every = np.arange(len(hashes))

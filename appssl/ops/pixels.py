@@ -1,7 +1,7 @@
 """Changes of an image's colours and sharpness, and its values as a network takes them. Images are (H, W, 3) uint8 RGB.
 
-They equal albumentations' functions of the same names within rounding (one level of 255, two after a blur), in about
-half the time: a change is one pass over the pixels, and the blur is separable in integers.
+They equal albumentations' functions of the same names within rounding (one level of 255, two after a blur). A change is
+one pass over the pixels, and the blur is separable.
 """
 
 from typing import Any

@@ -22,6 +22,7 @@ from appssl import registry
 from appssl.contracts import BagScores, Metric, Scored
 from appssl.errors import DataError
 from appssl.ops.bootstrap import Interval, bootstrap_mean
+from appssl.reports.folds import prediction_columns
 from appssl.reports.reading import Run, is_number
 from appssl.settings import nearest
 
@@ -150,10 +151,10 @@ def _stacked(runs: Sequence[Run]) -> Scored | None:
     scores = None
     if all(table is not None for table in bags):
         table = pl.concat([_rows(run, table, "bag") for run, table in zip(runs, bags, strict=True)])
-        scores = BagScores(table["bag"].to_numpy(), **_columns(table, classes))
+        scores = BagScores(table["bag"].to_numpy(), **prediction_columns(table, classes))
     facts = runs[0].meta.get("facts", {})
     ids = rows["id"].to_numpy()
-    return Scored(ids=ids, classes=classes, columns=rows, bags=scores, facts=facts, **_columns(rows, classes))
+    return Scored(ids=ids, classes=classes, columns=rows, bags=scores, facts=facts, **prediction_columns(rows, classes))
 
 
 def _rows(run: Run, table: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -163,12 +164,3 @@ def _rows(run: Run, table: pl.DataFrame, name: str) -> pl.DataFrame:
         others = [column for column in samples.columns if column == "id" or column not in table.columns]
         table = table.join(samples.select(others), on="id", how="left", maintain_order="left")
     return table.sort(name).with_columns(pl.format("{} s{}", name, pl.lit(run.seed)).alias(name))
-
-
-def _columns(table: pl.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
-    number = {name: n for n, name in enumerate(classes)}
-    return {
-        "groups": table["group"].to_numpy(),
-        "target": np.array([number[name] for name in table["target"]], np.int64),
-        "probabilities": table["probabilities"].to_numpy().astype(np.float64),
-    }

@@ -66,11 +66,12 @@ def _scored(folders: Sequence[Path], run: Run) -> Scored | None:
     bags = None
     if all(artifact.has("bags.parquet") for artifact in opened):
         table = pl.concat([artifact.table("bags.parquet") for artifact in opened]).sort("bag")
-        bags = BagScores(table["bag"].to_numpy(), **_columns(table, classes))
-    return Scored(ids=rows["id"].to_numpy(), classes=classes, bags=bags, **_columns(rows, classes))
+        bags = BagScores(table["bag"].to_numpy(), **prediction_columns(table, classes))
+    return Scored(ids=rows["id"].to_numpy(), classes=classes, bags=bags, **prediction_columns(rows, classes))
 
 
-def _columns(table: pl.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
+def prediction_columns(table: pl.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Groups, target numbers and probabilities of a table of predictions, as `Scored` and `BagScores` take them."""
     number = {name: n for n, name in enumerate(classes)}
     return {
         "groups": table["group"].to_numpy(),

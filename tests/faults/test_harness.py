@@ -64,7 +64,7 @@ def test_a_stage_is_known_by_its_command_line(words, stage):
 
 
 def test_stages_and_their_workers_are_found_by_the_folder_they_work_in(tmp_path):
-    code = "import os, time; os.fork(); print('here', flush=True); time.sleep(60)"
+    code = "import os, time; os.fork(); os.write(1, b'here\\n'); time.sleep(60)"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "appssl", "pretrain"], cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True
     )

@@ -4,10 +4,13 @@
 
 No matrix of all similarities is kept: forward and backward work on blocks of rows, and backward computes each block
 again from the stored result, so memory grows with the number of rows and not with its square. The value and gradient
-are those of the whole matrix. Arithmetic is float32 or better also under automatic mixed precision.
+are those of the whole matrix. Arithmetic is float32 or better also under automatic mixed precision. On a GPU with
+Triton the same is done by `fused_log_sum.py`, whose products under mixed precision are of bf16; sums never are.
 """
 
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -20,6 +23,7 @@ from appssl.ops.distributed import gather, rank
 
 EPSILON = 1e-8  # smallest norm: an all-zero embedding has similarity 0 to everything
 _BLOCK_ELEMENTS = 1 << 22  # similarities held at once: 16 MB of float32
+_WIDEST_FUSED = 256  # embeddings that the kernels of a GPU take
 
 
 def log_sum_of_others(anchors: Tensor, keys: Tensor, excluded: Tensor, *, temperature: float) -> Tensor:
@@ -30,7 +34,8 @@ def log_sum_of_others(anchors: Tensor, keys: Tensor, excluded: Tensor, *, temper
     Returns:
         (N,), -inf for an anchor of which all keys are excluded. Differentiable once, in anchors and keys.
     """
-    result: Tensor = _LogSumOfOthers.apply(anchors, keys, excluded, 1 / temperature)
+    log_sum = _FusedLogSumOfOthers if _has_kernels_for(anchors) else _LogSumOfOthers
+    result: Tensor = log_sum.apply(anchors, keys, excluded, 1 / temperature)
     return result
 
 
@@ -59,6 +64,34 @@ class _LogSumOfOthers(torch.autograd.Function):
                 of_anchors[rows] = (share @ keys).mul_(weight[rows])
                 of_keys.addmm_(share.T, anchors[rows] * weight[rows])
         return of_anchors, of_keys, None, None
+
+
+class _FusedLogSumOfOthers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchors: Tensor, keys: Tensor, excluded: Tensor, scale: float) -> Tensor:
+        from appssl.ops import fused_log_sum  # Triton is not everywhere
+
+        ctx.how = {"scale": scale, "bf16": torch.is_autocast_enabled(anchors.device.type)}
+        result = fused_log_sum.log_sum(anchors, keys, excluded, **ctx.how)
+        ctx.save_for_backward(anchors, keys, excluded, result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        from appssl.ops import fused_log_sum
+
+        return *fused_log_sum.gradients(*ctx.saved_tensors, gradients[0], **ctx.how), None, None
+
+
+def _has_kernels_for(tensor: Tensor) -> bool:
+    suits = tensor.is_cuda and tensor.dtype == torch.float32 and tensor.shape[1] <= _WIDEST_FUSED
+    return suits and _has_triton() and torch.cuda.get_device_capability(tensor.device) >= (8, 0)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _blocks(num_rows: int, num_columns: int) -> Iterator[slice]:

@@ -70,11 +70,12 @@ def measure(name: str, loss, views: int, width: int, autocast: bool, ceiling: fl
     torch.cuda.reset_peak_memory_stats()
     both, ahead = milliseconds(step), milliseconds(forward)
     peak = (torch.cuda.max_memory_allocated() - before) / 2**30
-    unit = views * views * width / 1e3
-    said = f"forward {2 * unit / ahead / 1e9:.0f}, both {10 * unit / both / 1e9:.0f} TFLOP/s" if ceiling else ""
+    said = ""
     if ceiling:
-        said += f" ({2 * unit * 1e6 / ahead / ceiling:.2f} and {10 * unit * 1e6 / both / ceiling:.2f} of a product's"
-        said += f"; {6 * unit * 1e6 / both / ceiling:.2f} as the whole matrix counts)"
+        rates = {what: count * views**2 * width * 1e3 / ms for what, count, ms in (("f", 2, ahead), ("b", 10, both))}
+        shares = (rates["f"] / ceiling, rates["b"] / ceiling, 0.6 * rates["b"] / ceiling)
+        said = f"forward {rates['f'] / 1e12:.0f}, both {rates['b'] / 1e12:.0f} TFLOP/s: "
+        said += "{:.2f} and {:.2f} of a product's ({:.2f} as the whole matrix counts)".format(*shares)
     print(f"{name:34s} forward {ahead:7.2f} ms, both {both:7.2f} ms, peak {peak:.3f} GiB  {said}")
     return both
 

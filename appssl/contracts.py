@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # heavy imports; the command line reads this file
 
 # A batch is a dict with some of these keys and no others:
 #   index   (B,) int64      row of the sample in the prepared table
-#   views   list of tensors, each (B, ...): augmented views of the same samples, row i of all is one sample
+#   views   list of tensors, each (B, ...): augmented views of the same samples, row i of all is one sample;
+#           until it is on the training's device, it may be `Renderable`
 #   input   (B, ...) tensor: one deterministic or lightly augmented view, what a classifier sees
 #   target  (B,) int64      class number, or item number in retrieval; -1 where unknown
 #   mask    (B, ...) bool   True where present (devices, features)
@@ -222,6 +223,16 @@ class Source(Protocol):
     def open(self, artifact: Artifact) -> PreparedData: ...
 
 
+class Renderable(Protocol):
+    """A batch of views of which only what is random has been drawn: a dataclass of tensors, `ops/drawn_views.py`."""
+
+    def pin_memory(self) -> Renderable: ...
+
+    def render(self) -> list[Tensor]:
+        """Views of a batch, each (B, ...), on the device where the tensors are."""
+        ...
+
+
 class Views(Protocol):
     """Built by `views/<name>.py: build(config, meta)`."""
 
@@ -243,6 +254,9 @@ class Views(Protocol):
         """The deterministic view used for features and evaluation."""
         ...
 
+    # Optional: render, "loader" or "device". With "device", batches of views are `drawn(samples, rngs) -> Renderable`:
+    # what `views` gives of each sample with its generator, rendered after the batch has come to the training's device.
+
 
 class Examples(Protocol):
     """What is trained on: rows of prepared data as batches. `facts` reach the learner through `Context.facts`.
@@ -256,7 +270,7 @@ class Examples(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: np.ndarray, *, seed: int, epoch: int) -> Batch:
-        """Batch of examples (B,) int64 numbered 0..len-1, tensors on the CPU."""
+        """Batch of examples (B,) int64 numbered 0..len-1, tensors on the CPU; views may be `Renderable`."""
         ...
 
 

@@ -40,6 +40,7 @@ from appssl.engine.meter import Clock, Meter
 from appssl.errors import AppsslError, DivergedError, SettingsError
 from appssl.ops.batch_norm import make_global
 from appssl.ops.lars import LARS
+from appssl.ops.rows import rendered
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -184,6 +185,7 @@ def fit(
                 waiting = time.perf_counter()
                 batch = fabric.to_device(next(loader))
                 clock.waited(time.perf_counter() - waiting)
+                batch = rendered(batch)
                 last = micro == config.accumulate - 1
                 with nullcontext() if last else fabric.no_backward_sync(trained):
                     loss, found = trained(batch)
@@ -340,7 +342,7 @@ def _stop_diverged(fabric: Fabric, examples: Examples, order: Order, step: int, 
     """Saves the batch again, which is a pure function of the step, and raises."""
     folder = state_dir / "diverged"
     for micro in range(order.accumulate):
-        batch = make_batch(examples, order, step, micro)
+        batch = rendered(fabric.to_device(make_batch(examples, order, step, micro)))
         tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and key in BATCH_KEYS}
         tensors |= {f"views.{number}": view for number, view in enumerate(batch.get("views", []))}
         contiguous = {key: value.contiguous() for key, value in tensors.items()}

@@ -66,16 +66,19 @@ class Standardize:
 
     Args:
         mean, std: (3,) float of values in 0..1.
+
+    Attributes:
+        scale, shift: (3,) float32; a value is level * scale + shift.
     """
 
     def __init__(self, mean: Any, std: Any) -> None:
         mean, std = np.asarray(mean, np.float64), np.maximum(np.asarray(std, np.float64), _SMALLEST_STD)
-        self._scale, self._shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+        self.scale, self.shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
     def __call__(self, image: np.ndarray) -> Tensor:
         values = np.empty((3, *image.shape[:2]), np.float32)
         planes = cv2.split(np.ascontiguousarray(image))
-        for value, plane, scale, shift in zip(values, planes, self._scale, self._shift, strict=True):
+        for value, plane, scale, shift in zip(values, planes, self.scale, self.shift, strict=True):
             np.multiply(plane, scale, out=value)
             value += shift
         return torch.from_numpy(values)

@@ -29,12 +29,27 @@ def raw_samples(data: Any, rows: np.ndarray) -> Iterator[Any]:
 
 
 def batch_of_views(data: Any, rows: np.ndarray, views: Any, *, seed: int, epoch: int) -> dict[str, Any]:
-    """{index, views} of rows (B,) int64 of prepared data; views as `contracts.Views`.
+    """{index, views} of rows (B,) int64 of prepared data; views as `contracts.Views`, or only drawn if they say so.
 
     Rows are read in their order in the data, where neighbours lie side by side on disk, whatever their order here.
     """
     made: list[Any] = [None] * len(rows)
     order = np.argsort(rows, kind="stable")
+    drawn_only = is_rendered_later(views)
     for place, sample in zip(order, raw_samples(data, rows[order]), strict=True):
-        made[place] = views.views(sample, rng_for(seed, epoch, int(rows[place])))
+        made[place] = sample if drawn_only else views.views(sample, rng_for(seed, epoch, int(rows[place])))
+    if drawn_only:
+        rngs = [rng_for(seed, epoch, int(row)) for row in rows]
+        return {"index": torch.from_numpy(rows), "views": views.drawn(made, rngs)}
     return {"index": torch.from_numpy(rows), "views": [torch.stack(view) for view in zip(*made, strict=True)]}
+
+
+def is_rendered_later(views: Any) -> bool:
+    """Whether batches of these views are `contracts.Renderable`, for the training's device."""
+    return getattr(views, "render", "loader") == "device"
+
+
+def rendered(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch with its views as tensors, computed where the batch is if they were only drawn so far."""
+    views: Any = batch.get("views")
+    return {**batch, "views": views.render()} if hasattr(views, "render") else batch

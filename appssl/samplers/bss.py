@@ -28,11 +28,11 @@ from appssl.contracts import Batch, Examples, PreparedData, Views
 from appssl.errors import DataError, SettingsError
 from appssl.ops import pixels
 from appssl.ops.batch_style import with_style
+from appssl.ops.image_draws import draw_jitter, jittered
 from appssl.ops.random import rng_for
-from appssl.ops.rows import training_rows
+from appssl.ops.rows import is_rendered_later, training_rows
 from appssl.registry import Method
 from appssl.settings import Settings
-from appssl.views.image_two_crop import color_jitter
 
 _STYLES = 2**62  # streams of styles; above the numbers of rows, below those that other samplers use
 
@@ -108,9 +108,10 @@ class BSS:
         if not (jitter or grey or blur):
             return images
         changed = (255 * images).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+        colors = draw_jitter(c.strength, np.random.default_rng(key))
         for number, image in enumerate(changed):
-            if jitter:  # a new generator of the same key: the same jitter
-                image = color_jitter(image, c.strength, np.random.default_rng(key))
+            if jitter:
+                image = jittered(image, colors)
             if grey:
                 image = pixels.grey(image)
             changed[number] = pixels.gaussian_blur(image, sigma) if blur else image
@@ -121,7 +122,13 @@ def build(config: Config, data: PreparedData, views: Views) -> BSS:
     """
     Raises:
         DataError: if the samples are no images (H, W, 3) uint8, or their views are no images (C, H, W).
+        SettingsError: if views are rendered on the training's device, after a batch has left the sampler.
     """
+    if is_rendered_later(views):
+        raise SettingsError(
+            "sampler bss: changes views when a batch is made, but views.render: device computes them later. "
+            "Set views.render: loader."
+        )
     sample = data.read(int(training_rows(data.samples)[0]))
     is_image = isinstance(sample, np.ndarray) and sample.dtype == np.uint8 and sample.ndim == 3
     if not is_image or len(views.input_shape) != 3:

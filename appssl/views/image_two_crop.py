@@ -4,9 +4,12 @@ Source: Chen et al., ICML 2020, arXiv 2002.05709, appendix A; blur and solarizat
 Deviations: the default smallest crop is 0.2 of the area instead of 0.08, which suits small images; no blur by default,
 as in the paper for CIFAR-10. Images of at least twice the view's side are shrunk with area averaging, not bilinear.
 
-A view is a pure function of (image, generator): no state is shared between threads.
+A view is a pure function of (image, generator): no state is shared between threads. What is random is drawn first, in
+`ops/image_draws.py`; the pixels follow from it, either image by image there, or in batches in `ops/drawn_views.py`.
 """
 
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, Literal
 
 import cv2
@@ -17,9 +20,9 @@ from torch import Tensor
 from appssl.contracts import Meta
 from appssl.errors import DataError
 from appssl.ops import pixels
+from appssl.ops.drawn_views import DrawnViews, drawn_views
+from appssl.ops.image_draws import Drawn, Recipe, draw, rendered
 from appssl.settings import Settings
-
-_CROP_ATTEMPTS = 10  # draws of a crop shape before the whole image is taken, as in the reference implementations
 
 
 class Config(Settings):
@@ -39,6 +42,9 @@ class Config(Settings):
     blur: float = Field(0.0, ge=0, le=1, description="probability of Gaussian blur, sigma 0.1 to 2 pixels")
     solarize: float = Field(0.0, ge=0, le=1, description="probability of inverting values of 128 and more")
     pad: float = Field(0.125, ge=0, le=0.5, description="largest shift of the light augmentation, share of the side")
+    render: Literal["loader", "device"] = Field(
+        "loader", description="where views are computed: by the processes that load images, or on the training's device"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "Config":
@@ -57,10 +63,22 @@ class ImageTwoCrop:
         self.size = size
         self.num_views = config.num_views
         self.input_shape = (3, size, size)
-        self._standardize = pixels.Standardize(mean, std)
+        self.render = config.render
+        self._recipe = Recipe(**{given.name: getattr(config, given.name) for given in fields(Recipe)})
+        self.standardize = pixels.Standardize(mean, std)
 
     def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
-        return [self._standardize(self._view(sample, rng)) for _ in range(self.num_views)]
+        return [self.standardize(rendered(sample, view, self.size)) for view in self.draw(sample, rng)]
+
+    def draw(self, sample: Any, rng: np.random.Generator) -> list[Drawn]:
+        """What `views` draws."""
+        height, width = sample.shape[:2]
+        return [draw(height, width, self._recipe, rng) for _ in range(self.num_views)]
+
+    def drawn(self, samples: Sequence[Any], rngs: Sequence[np.random.Generator]) -> DrawnViews:
+        """What `views` gives of each sample, to be rendered in batches."""
+        draws = [self.draw(sample, rng) for sample, rng in zip(samples, rngs, strict=True)]
+        return drawn_views(samples, draws, [self.size] * self.num_views, self.standardize)
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
         """A shift by up to `pad` of the side, borders mirrored, and a flip."""
@@ -70,27 +88,10 @@ class ImageTwoCrop:
             padded = cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REFLECT_101)
             top, left = rng.integers(0, 2 * border + 1, 2)
             image = padded[top : top + self.size, left : left + self.size]
-        return self._standardize(image[:, ::-1] if rng.random() < self.config.flip else image)
+        return self.standardize(image[:, ::-1] if rng.random() < self.config.flip else image)
 
     def plain(self, sample: Any) -> Tensor:
-        return self._standardize(self._fit(sample))
-
-    def _view(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        c = self.config
-        top, left, height, width = crop_box(image.shape[0], image.shape[1], c.scale, c.ratio, rng)
-        view = pixels.resized(image[top : top + height, left : left + width], self.size)
-        flip, jitter, grey, blur, solarize = rng.random(5) < (c.flip, c.jitter, c.grey, c.blur, c.solarize)
-        if flip:
-            view = cv2.flip(view, 1)
-        if jitter:
-            view = color_jitter(view, c.strength, rng)
-        if grey:
-            view = pixels.grey(view)
-        if blur:
-            view = pixels.gaussian_blur(view, rng.uniform(0.1, 2.0))
-        if solarize:
-            view = pixels.solarize(view)
-        return view
+        return self.standardize(self._fit(sample))
 
     def _fit(self, image: np.ndarray) -> np.ndarray:
         return np.asarray(image) if image.shape[:2] == (self.size, self.size) else pixels.resized(image, self.size)
@@ -119,39 +120,3 @@ def of_images(views: str, meta: Meta) -> tuple[int, np.ndarray, np.ndarray]:
         )
     mean, std = (np.asarray(meta.facts[fact], np.float64) for fact in ("rgb_mean", "rgb_std"))
     return int(meta.facts["size_px"]), mean, std
-
-
-def crop_box(
-    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random crop: area uniform in `scale`, width / height log-uniform in `ratio`.
-
-    When no drawn shape fits into the image, the largest central crop whose shape is allowed.
-    """
-    low, high = np.log(ratio[0]), np.log(ratio[1])
-    for _ in range(_CROP_ATTEMPTS):
-        share, shape, y, x = rng.random(4)
-        area = height * width * (scale[0] + share * (scale[1] - scale[0]))
-        aspect = np.exp(low + shape * (high - low))
-        w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-        if 0 < w <= width and 0 < h <= height:
-            return int(y * (height - h + 1)), int(x * (width - w + 1)), h, w
-    w = max(1, min(width, round(height * ratio[1])))
-    h = max(1, min(height, round(width / ratio[0])))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast, saturation (factors 1 +- 0.8 s) and hue (+- 0.2 s of a turn) in random order; uint8."""
-    factors = 1 + 0.8 * strength * (2 * rng.random(3) - 1)
-    hue = 0.2 * strength * (2 * rng.random() - 1)
-    for step in rng.permutation(4):
-        if step == 0:
-            image = pixels.brightness(image, factors[0])
-        elif step == 1:
-            image = pixels.contrast(image, factors[1])
-        elif step == 2:
-            image = pixels.saturation(image, factors[2])
-        else:
-            image = pixels.hue(image, hue)
-    return image

@@ -8,6 +8,7 @@ and 0.05 to 0.4). Deviations: sizes follow the prepared images instead of 224 an
 are shrunk with area averaging; blur reaches sigma 2 pixels whatever the size of a view, which is much for small ones.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
+from appssl.ops.drawn_views import DrawnViews, drawn_views
 from appssl.settings import Settings
 from appssl.views import image_two_crop
 
@@ -41,6 +43,9 @@ class Config(Settings):
     blur: float = Field(0.5, ge=0, le=1, description="probability of Gaussian blur, sigma 0.1 to 2 pixels")
     solarize: float = Field(0.0, ge=0, le=1, description="probability of inverting values of 128 and more")
     pad: float = Field(0.125, ge=0, le=0.5, description="largest shift of the light augmentation, share of the side")
+    render: Literal["loader", "device"] = Field(
+        "loader", description="where views are computed: by the processes that load images, or on the training's device"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "Config":
@@ -57,13 +62,21 @@ class MultiCrop:
     """Views of (H, W, 3) uint8 images; `input_shape` is that of the large crops, of `augment` and of `plain`."""
 
     def __init__(self, large: image_two_crop.ImageTwoCrop, small: image_two_crop.ImageTwoCrop, num_small: int) -> None:
-        self.large, self.small, self.num_small = large, small, num_small
+        self.large = large
+        self._crops = [large, small] if num_small else [large]
         self.num_views = 2 + num_small
         self.input_shape = large.input_shape
+        self.render = large.render
 
     def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
-        large = self.large.views(sample, rng)
-        return [*large, *self.small.views(sample, rng)] if self.num_small else large
+        return [view for crop in self._crops for view in crop.views(sample, rng)]
+
+    def drawn(self, samples: Sequence[Any], rngs: Sequence[np.random.Generator]) -> DrawnViews:
+        """What `views` gives of each sample, to be rendered in batches."""
+        pairs = zip(samples, rngs, strict=True)
+        draws = [[view for crop in self._crops for view in crop.draw(sample, rng)] for sample, rng in pairs]
+        sides = [crop.size for crop in self._crops for _ in range(crop.num_views)]
+        return drawn_views(samples, draws, sides, self.large.standardize)
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
         return self.large.augment(sample, rng)
@@ -99,7 +112,7 @@ def build(config: Config, meta: Meta) -> MultiCrop:
 def _crops(
     config: Config, meta: Meta, *, num_views: int, size: int, scale: tuple[float, float]
 ) -> image_two_crop.ImageTwoCrop:
-    same = ("ratio", "flip", "jitter", "strength", "grey", "blur", "solarize", "pad")
+    same = ("ratio", "flip", "jitter", "strength", "grey", "blur", "solarize", "pad", "render")
     values = {name: getattr(config, name) for name in same}
     return image_two_crop.build(
         image_two_crop.Config(num_views=num_views, size=size, scale=scale, **values),

@@ -3,9 +3,12 @@ import polars as pl
 import pytest
 import torch
 
+from appssl.contracts import Meta
 from appssl.errors import DataError
+from appssl.ops.drawn_views import DrawnViews
 from appssl.ops.random import rng_for
-from appssl.ops.rows import batch_of_views, raw_samples, training_rows
+from appssl.ops.rows import batch_of_views, is_rendered_later, raw_samples, rendered, training_rows
+from appssl.views import image_two_crop
 from tests.bags import BagData, PlainViews
 
 
@@ -53,3 +56,51 @@ def test_samples_are_read_at_once_where_the_data_can():
     for sample, alone in zip(raw_samples(data, np.array([9, 4])), one_by_one, strict=True):
         np.testing.assert_array_equal(sample, alone)
     assert asked == [[9, 4]]
+
+
+class Images:
+    """Images of one colour each."""
+
+    def read(self, row):
+        return np.full((16, 16, 3), 20 + 10 * row, np.uint8)
+
+
+def crops(**values):
+    facts = {"size_px": 16, "rgb_mean": [0.5] * 3, "rgb_std": [0.2] * 3}
+    meta = Meta("test", "webnoisy", "classification", facts=facts)
+    return image_two_crop.build(image_two_crop.Config(jitter=0, grey=0, **values), meta)
+
+
+def test_views_for_the_device_are_drawn_and_rendered_when_asked_for():
+    rows, later = np.array([9, 4, 12, 4]), crops(render="device")
+    batch = batch_of_views(Images(), rows, later, seed=5, epoch=3)
+    assert isinstance(batch["views"], DrawnViews)
+    assert batch["views"].images.dtype == torch.uint8
+    assert batch["views"].images[:, 0, 0, 0].tolist() == [110, 60, 140, 60]
+    expected = batch_of_views(Images(), rows, crops(), seed=5, epoch=3)
+    made = rendered(batch)
+    assert made["index"].tolist() == expected["index"].tolist() == [9, 4, 12, 4]
+    for one, two in zip(made["views"], expected["views"], strict=True):
+        torch.testing.assert_close(one, two)  # one colour: crops are all the same
+
+
+def test_what_is_drawn_depends_on_seed_epoch_and_row_only():
+    class Noise:
+        def read(self, row):
+            return np.random.default_rng(row).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+    def made(*rows, epoch=0):
+        return batch_of_views(Noise(), np.array(rows), crops(render="device"), seed=1, epoch=epoch)["views"]
+
+    assert torch.equal(made(3, 7, 5).drawn[:, 1], made(7).drawn[:, 0])
+    assert not torch.equal(made(7).drawn, made(7, epoch=1).drawn)
+
+
+def test_batches_that_have_their_views_or_none_are_left_as_they_are():
+    for batch in ({"index": torch.zeros(2)}, {"views": [torch.zeros(2, 4)]}):
+        assert rendered(batch) is batch
+
+
+@pytest.mark.parametrize(("views", "later"), [(PlainViews(), False), (crops(), False), (crops(render="device"), True)])
+def test_views_say_where_they_are_rendered(views, later):
+    assert is_rendered_later(views) == later

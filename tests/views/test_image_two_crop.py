@@ -5,14 +5,19 @@ import time
 import albumentations as A
 import cv2
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
+from appssl.ops import pixels as operations
+from appssl.ops.image_draws import Jitter, crop_box, draw_jitter, jittered
 from appssl.ops.random import rng_for
+from appssl.samplers import bss
 from appssl.settings import validate
-from appssl.views.image_two_crop import Config, build, color_jitter, crop_box
+from appssl.views import multi_crop
+from appssl.views.image_two_crop import Config, build
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
@@ -109,27 +114,19 @@ def test_a_shape_that_never_fits_gives_a_central_crop():
 
 
 def test_jitter_equals_albumentations_with_the_same_factors():
-    class Fixed:
-        """Yields the factors of one draw instead of random ones."""
-
-        def __init__(self, factors, hue):
-            self.values = [(np.array(factors) - 1) / 0.8 / 2 + 0.5, hue / 0.2 / 2 + 0.5]
-
-        def random(self, size=None):
-            return self.values.pop(0)
-
-        def permutation(self, size):
-            return np.arange(size)
-
     expected = picture()
     for number in range(4):  # brightness, contrast, saturation, hue, in this order
         single = [(1.0, 1.0)] * 3 + [(0.0, 0.0)]
         single[number] = [(1.3, 1.3), (0.7, 0.7), (1.2, 1.2), (0.05, 0.05)][number]
         expected = A.ColorJitter(*single, p=1.0)(image=expected)["image"]
-    ours = color_jitter(picture(), 1.0, Fixed((1.3, 0.7, 1.2), 0.05))
+    ours = jittered(picture(), Jitter(1.3, 0.7, 1.2, 0.05, (0, 1, 2, 3)))
     difference = np.abs(ours.astype(int) - expected)  # each of the four is within one level: tests/ops/test_pixels.py
     assert difference.mean() < 1.5
     assert np.quantile(difference, 0.99) <= 5
+
+
+def color_jitter(image, strength, rng):
+    return jittered(image, draw_jitter(strength, rng))
 
 
 def test_stronger_jitter_changes_more():
@@ -171,6 +168,94 @@ def test_data_without_images_are_refused():
 def test_ranges_are_checked(values):
     with pytest.raises(SettingsError):
         views(**values)
+
+
+def levels(made):
+    """(V, B, size, size, 3) in 0..255."""
+    return np.stack([[pixels(view) for view in of_images] for of_images in made])
+
+
+RANDOM = {"strength": 1.0, "blur": 0.5, "solarize": 0.2, "scale": [0.08, 1.0], "num_views": 3}
+
+
+@pytest.mark.parametrize("size", [12, 32, 48])
+def test_views_for_the_device_are_drawn_as_those_of_the_loader(size):
+    at_once, images = views(size=size, render="device", **RANDOM), [picture(seed=n) for n in range(32)]
+    made = at_once.drawn(images, [rng_for(0, 1, n) for n in range(32)]).render()
+    assert [tuple(view.shape) for view in made] == [(32, 3, size, size)] * 3
+    one_by_one = [views(size=size, **RANDOM).views(image, rng_for(0, 1, n)) for n, image in enumerate(images)]
+    apart = np.abs(levels(made) - levels(zip(*one_by_one, strict=True)))
+    assert apart.mean() <= 0.5  # the tolerance of tests/ops/test_drawn_views.py, where it is reasoned
+    assert np.quantile(apart, 0.99) <= 4
+
+
+def test_single_views_are_the_same_wherever_batches_are_rendered():
+    for method in ("views", "augment"):
+        pair = [getattr(views(render=where, **RANDOM), method)(picture(), rng_for(0, 0, 0)) for where in WHERE]
+        one, two = (made if method == "views" else [made] for made in pair)
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert torch.equal(*(views(render=where).plain(picture()) for where in WHERE))
+
+
+WHERE = ("loader", "device")
+
+
+def drawn_parts(image, rng):
+    """What `views` drew, and in which order, before drawing and rendering were taken apart: written out."""
+    top, left, height, width = crop_box(*image.shape[:2], (0.08, 1.0), (3 / 4, 4 / 3), rng)
+    view = operations.resized(image[top : top + height, left : left + width], 32)
+    flip, jitter, grey, blur, solarize = rng.random(5) < (0.5, 0.8, 0.2, 0.5, 0.2)
+    if flip:
+        view = cv2.flip(view, 1)
+    if jitter:
+        factors = 1 + 0.8 * (2 * rng.random(3) - 1)
+        turn = 0.2 * (2 * rng.random() - 1)
+        steps = [
+            lambda image: operations.brightness(image, factors[0]),
+            lambda image: operations.contrast(image, factors[1]),
+            lambda image: operations.saturation(image, factors[2]),
+            lambda image: operations.hue(image, turn),
+        ]
+        for step in rng.permutation(4):
+            view = steps[step](view)
+    if grey:
+        view = operations.grey(view)
+    if blur:
+        view = operations.gaussian_blur(view, rng.uniform(0.1, 2.0))
+    return operations.solarize(view) if solarize else view
+
+
+def test_numbers_are_drawn_in_an_order_that_must_not_change():
+    built, standardize = views(**RANDOM), operations.Standardize(MEAN, STD)
+    for index in range(50):
+        rng = rng_for(3, 0, index)
+        expected = [standardize(drawn_parts(picture(40), rng)) for _ in range(3)]
+        found = built.views(picture(40), rng_for(3, 0, index))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_multi_crop_renders_large_and_small_crops_on_the_device():
+    facts = {"size_px": 32, "rgb_mean": MEAN, "rgb_std": STD}
+    meta = Meta("webnoisy", "webnoisy", "classification", facts=facts)
+    one, two = (multi_crop.build(multi_crop.Config(num_small=2, solarize=0.2, render=where), meta) for where in WHERE)
+    images = [picture(seed=n) for n in range(24)]
+    made = two.drawn(images, [rng_for(0, 1, n) for n in range(24)]).render()
+    assert [tuple(view.shape[1:]) for view in made] == [(3, 32, 32)] * 2 + [(3, 16, 16)] * 2
+    expected = zip(*(one.views(image, rng_for(0, 1, n)) for n, image in enumerate(images)), strict=True)
+    for view, loaded in zip(made, expected, strict=True):
+        assert np.abs(levels([view]) - levels([loaded])).mean() <= 0.5
+
+
+def test_what_changes_views_in_the_loader_refuses_those_of_the_device():
+    class Data:
+        samples = pl.DataFrame({"index": [0], "split": ["train"]})
+
+        def read(self, row):
+            return picture()
+
+    with pytest.raises(SettingsError, match=r"sampler bss.* Set views.render: loader"):
+        bss.build(bss.Config(), Data(), views(render="device"))
+    assert len(bss.build(bss.Config(), Data(), views())) == 1
 
 
 def test_a_view_of_32_pixels_takes_less_than_a_millisecond():

@@ -12,7 +12,7 @@ def command(
     model: Annotated[Path, typer.Argument(help="Folder of a run, or of its finetune stage.")],
     table: Annotated[Path, typer.Argument(help="New data, as the training table; labels are not needed.")],
     out: Annotated[Path, typer.Option("--out", help="File to write, .parquet or .csv.")],
-    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Items per user, for ranking.")] = 20,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Items per user, for ranking; each with reasons.")] = 20,
     accelerator: Accelerator = "auto",
 ) -> None:
     """Apply a finished model to new data. Example: appssl predict results/wsi/demo/s0 new.csv --out scores.csv"""

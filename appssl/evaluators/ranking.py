@@ -1,9 +1,11 @@
 """Ranking of the full catalogue for every user with events in the test part; what a user saw before is left out.
 
 Per user, with R the new items of the test part and the k best unseen items: recall@k = hits / |R|, ndcg@k with gain 1
-and the ideal of min(k, |R|) hits, mrr@k = 1 / rank of the first hit (0 if none). Slices: items by popularity in
-training (head, middle, tail, cold: never seen in training), users by whether they have a training event (warm, cold: a
-user whose first event lies in the validation part is cold, because the model does not know him or her either).
+and the ideal of min(k, |R|) hits, mrr@k = 1 / rank of the first hit (0 if none). Slices, for recall and ndcg: items by
+popularity in training (head, middle, tail; cold: never seen in training), and by deciles of training events, decile_01
+having the most popular items (`ops/ranking_metrics.py`: cold items are in none); for recall, users by whether they have
+a training event (warm, cold: a user whose first event lies in the validation part is cold, because the model does not
+know him or her either).
 Over all lists: coverage@k (share of the catalogue shown), gini@k of exposure, popularity@k (mean training events of
 what is shown). Popularity and item-kNN, and where asked for ALS and BPR (`ops/factor_models.py`), are measured on the
 same users, with paired differences.
@@ -23,10 +25,12 @@ from appssl.errors import DataError
 from appssl.ops.bootstrap import bootstrap_means
 from appssl.ops.factor_models import Factors, factor_scores
 from appssl.ops.interactions import gini
+from appssl.ops.ranking_metrics import NUM_DECILES, popularity_deciles, user_metrics
 from appssl.ops.topk import Scores, best_items, seen_matrix
 from appssl.settings import Settings
 
 SLICES = ("head", "middle", "tail", "cold")
+DECILES = tuple(f"decile_{number:02}" for number in range(1, NUM_DECILES + 1))
 _NAMES = ("recall", "ndcg", "mrr")
 
 
@@ -42,7 +46,7 @@ class Config(Settings):
 
 DESCRIPTIONS = {
     **{f"{name}@20": (0.0, 1.0, +1) for name in _NAMES},
-    **{f"recall@20_{part}": (0.0, 1.0, +1) for part in SLICES},
+    **{f"{name}@20_{part}": (0.0, 1.0, +1) for name in ("recall", "ndcg") for part in (*SLICES, *DECILES)},
     **{f"recall@20_{part}_users": (0.0, 1.0, +1) for part in ("warm", "cold")},
     "coverage@20": (0.0, 1.0, +1),
     "gini@20": (0.0, 1.0, -1),
@@ -82,19 +86,14 @@ class Ranking:
             raise DataError(
                 "no user has a new item in the test part, nothing can be ranked. Make the test part larger."
             )
-        slices = data.samples["slice"].to_numpy()
-        in_slice = {name: (slices == name) for name in SLICES}
+        slices = _slices(data)
         warm = np.bincount(data.interactions("train")[0], minlength=data.num_users) > 0
         exposure = np.zeros(data.num_items)
-        discounts = 1 / np.log2(np.arange(2, k + 2))
-        rows: list[dict[str, Any]] = []
-        for block, items in best_items(scores, users, seen, k):
-            wanted = relevant[block].toarray() > 0
-            hits = np.take_along_axis(wanted, np.maximum(items, 0), axis=1) & (items >= 0)
+        found = []
+        for block, items, _ in best_items(scores, users, seen, k):
             exposure += np.bincount(items[items >= 0], minlength=data.num_items)
-            for row, user in enumerate(block):
-                rows.append(_user_row(int(user), wanted[row], hits[row], items[row], in_slice, discounts, k))
-        table = pl.DataFrame(rows, infer_schema_length=None)
+            found.append(pl.DataFrame({"user": block, **user_metrics(relevant[block], items, slices)}))
+        table = pl.concat(found).with_columns(pl.selectors.float().fill_nan(None))
         names = dict(data.users.select("number", "id").iter_rows())
         ids = pl.Series("id", [str(names[int(user)]) for user in table["user"]])
         return table.with_columns(ids, pl.Series("warm", warm[table["user"].to_numpy()])), exposure
@@ -150,29 +149,11 @@ def _before_and_after(data: Any) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     return seen, new.tocsr()
 
 
-def _user_row(
-    user: int,
-    wanted: np.ndarray,
-    hits: np.ndarray,
-    items: np.ndarray,
-    in_slice: dict[str, np.ndarray],
-    discounts: np.ndarray,
-    k: int,
-) -> dict[str, Any]:
-    number = int(wanted.sum())
-    first = np.flatnonzero(hits)
-    row: dict[str, Any] = {
-        "user": user,
-        "num_relevant": number,
-        f"recall@{k}": hits.sum() / number,
-        f"ndcg@{k}": float(discounts[hits].sum() / discounts[: min(k, number)].sum()),
-        f"mrr@{k}": 1 / (first[0] + 1) if len(first) else 0.0,
-    }
-    for name, members in in_slice.items():
-        of_slice = int((wanted & members).sum())
-        found = members[np.maximum(items, 0)] & hits
-        row[f"recall@{k}_{name}"] = found.sum() / of_slice if of_slice else None
-    return row
+def _slices(data: Any) -> dict[str, np.ndarray]:
+    """Name -> items that belong to it, (num_items,) bool."""
+    slices, deciles = data.samples["slice"].to_numpy(), popularity_deciles(data.popularity)
+    by_decile = {name: deciles == number for number, name in enumerate(DECILES, 1)}
+    return {name: slices == name for name in SLICES} | by_decile
 
 
 def _values(column: pl.Series) -> np.ndarray:

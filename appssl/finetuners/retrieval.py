@@ -55,7 +55,7 @@ class Interactions:
     """Training events as examples: {index, input: users (B,), target: items (B,)}."""
 
     def __init__(self, config: Config, data: Any) -> None:
-        self.users, self.items, _ = data.interactions("train")
+        self.users, self.items = self.events(config, data)
         num_users, num_items = data.num_users, data.num_items
         share = np.bincount(self.items, minlength=num_items) / len(self.items)
         self.facts: Mapping[str, Any] = {
@@ -66,6 +66,11 @@ class Interactions:
             "histories": torch.from_numpy(padded_histories(self.users, self.items, num_users, config.history)),
             "known_users": torch.from_numpy(np.bincount(self.users, minlength=num_users) > 0),
         }
+
+    def events(self, config: Config, data: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items (N,) int64 that are trained on, in order of time."""
+        users, items, _ = data.interactions("train")
+        return users, items
 
     def __len__(self) -> int:
         return len(self.users)
@@ -158,21 +163,25 @@ class Retrieval(nn.Module):
         return Retriever(self)
 
 
-def in_batch_softmax(logits: Tensor, items: Tensor, log_share: Tensor | None) -> Tensor:
+def in_batch_softmax(logits: Tensor, items: Tensor, log_share: Tensor | None, weight: Tensor | None = None) -> Tensor:
     """Mean loss; row i's positive is column i.
 
     Args:
         logits: (B, B) similarities of users (rows) and items (columns). items: (B,) int64, item of each column.
         log_share: (B,) log of each item's probability of being drawn, or None for no correction; then other columns
             that hold the row's own item are left out.
+        weight: (B,) multiplies the loss of each row before the mean; None: all 1.
     """
     positive = torch.arange(len(items), device=items.device)
     if log_share is not None:
         # No column is masked: without its repetitions the positive would vanish from the denominator as B grows.
-        return functional.cross_entropy(logits - log_share[None, :], positive)
-    own = torch.eye(len(items), dtype=torch.bool, device=items.device)
-    same = (items[:, None] == items[None, :]) & ~own
-    return functional.cross_entropy(logits.masked_fill(same, -torch.inf), positive)
+        logits = logits - log_share[None, :]
+    else:
+        own = torch.eye(len(items), dtype=torch.bool, device=items.device)
+        logits = logits.masked_fill((items[:, None] == items[None, :]) & ~own, -torch.inf)
+    if weight is None:
+        return functional.cross_entropy(logits, positive)
+    return (weight * functional.cross_entropy(logits, positive, reduction="none")).mean()
 
 
 class Retriever(nn.Module):

@@ -81,7 +81,8 @@ class _FusedLogSumOfOthers(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         from appssl.ops import fused_log_sum
 
-        return *fused_log_sum.gradients(*ctx.saved_tensors, gradients[0], **ctx.how), None, None
+        anchors, keys, excluded, result = ctx.saved_tensors
+        return *fused_log_sum.gradients(anchors, keys, excluded, result, gradients[0], **ctx.how), None, None
 
 
 def _has_kernels_for(tensor: Tensor) -> bool:

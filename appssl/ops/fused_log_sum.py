@@ -36,9 +36,8 @@ def gradients(
     base = result.masked_fill(result == -torch.inf, 0.0) * _LOG2_E
     weight = gradient.float().contiguous() * scale
     of_anchors, of_keys = torch.empty_like(anchors), torch.empty_like(keys)
-    how = {"scale": scale, "bf16": bf16}
-    _launch(_of_anchors, len(anchors), anchors, keys, excluded, base, weight, of_anchors, **how)
-    _launch(_of_keys, len(keys), anchors, keys, excluded, base, weight, of_keys, **how)
+    for kernel, out in ((_of_anchors, of_anchors), (_of_keys, of_keys)):
+        _launch(kernel, len(out), anchors, keys, excluded, base, weight, out, scale=scale, bf16=bf16)
     return of_anchors, of_keys
 
 
@@ -57,21 +56,23 @@ def _launch(
 ) -> None:
     dtype, precision = (torch.bfloat16, "tf32") if bf16 else (torch.float32, "tf32x3")
     width = max(16, triton.next_power_of_2(anchors.shape[1]))
-    rows, columns, warps = _blocks(width, bf16)
+    rows, columns, warps, stages = _blocks(width, bf16, is_of_keys=kernel is _of_keys)
     with torch.cuda.device_of(anchors):
         kernel[(triton.cdiv(num_rows, rows),)](
             anchors.to(dtype).contiguous(), keys.to(dtype).contiguous(), excluded.int().contiguous(), base, weight, out,
             len(anchors), len(keys), scale * _LOG2_E, anchors.shape[1],
             NUM_EXCLUDED=excluded.shape[1], ROWS=rows, COLUMNS=columns, WIDTH=width, PRECISION=precision,
-            num_warps=warps, num_stages=2,
+            num_warps=warps, num_stages=stages,
         )  # fmt: skip
 
 
-def _blocks(width: int, bf16: bool) -> tuple[int, int, int]:
-    """Rows of the side a kernel holds, rows of the other side, warps."""
+def _blocks(width: int, bf16: bool, *, is_of_keys: bool) -> tuple[int, int, int, int]:
+    """Rows of the side a kernel holds, rows of the other side, warps, and blocks loaded ahead; fastest on an H200."""
+    if width > 128:
+        return (128, 64, 8, 2) if bf16 else (64, 32, 8, 2)
     if bf16:
-        return (128, 128, 8) if width <= 128 else (128, 64, 8)
-    return (128, 64, 8) if width <= 128 else (64, 32, 8)
+        return (128, 64, 4, 4) if is_of_keys else (128, 64, 8, 3)
+    return 128, 64, 8, 2
 
 
 @triton.jit

@@ -133,7 +133,10 @@ def reliability(confidence: np.ndarray, correct: np.ndarray) -> bytes:
 
 
 def slice_bars(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bytes:
-    """One panel per metric, a bar per slice with its interval. found: metric -> slice -> {value, low, high}."""
+    """One panel per metric, a bar per slice with its interval. found: metric -> slice -> {value, low, high}.
+
+    Slices are `all`, those of SLICES, and others by name; of decile_01 the number is written.
+    """
     columns = min(3, len(found))
     lines = -(-len(found) // columns)
 
@@ -142,13 +145,14 @@ def slice_bars(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bytes:
         for axes in panels[len(found) :]:
             axes.set_visible(False)
         for axes, (metric, slices) in zip(panels, found.items(), strict=False):
-            names = [name for name in ("all", *SLICES) if name in slices]
+            usual = [name for name in ("all", *SLICES) if name in slices]
+            names = usual + sorted(set(slices) - set(usual))
             for i, name in enumerate(names):
                 values = slices[name]
                 axes.bar(i, values["value"], 0.6, color=SOFT if name == "all" else ACCENT, alpha=0.8)
                 if values.get("low") is not None:
                     axes.vlines(i, values["low"], values["high"], color=INK, linewidth=1.2)
-            axes.set_xticks(range(len(names)), names)
+            axes.set_xticks(range(len(names)), [name.removeprefix("decile_").lstrip("0") for name in names])
             axes.set_title(metric, loc="left")
             axes.grid(axis="x", visible=False)
 

@@ -15,6 +15,7 @@ from appssl.reports.wording import (
     directions,
     in_order,
     interval,
+    is_decile,
     main_name,
     number,
     plural,
@@ -82,8 +83,8 @@ def cautions(run: Run) -> Html:
     """What must be known before the numbers are used."""
     given = run.meta.get("facts", {}).get("caution")
     texts = [given] if isinstance(given, str) else list(given or [])
-    evaluated = run.metrics().values()
-    fewest = min((m["num_groups"] for found in evaluated for m in found.values() if m.get("num_groups")), default=None)
+    evaluated = [m for found in run.metrics().values() for name, m in found.items() if not is_decile(name)]
+    fewest = min((m["num_groups"] for m in evaluated if m.get("num_groups")), default=None)
     if fewest is not None and fewest < 10:
         texts.append(
             f"The intervals rest on {count(fewest, _group(run))} only; with so few, they tend to be too narrow and say "
@@ -93,12 +94,12 @@ def cautions(run: Run) -> Html:
 
 
 def metrics(run: Run) -> Html:
-    """Every metric of every evaluator with its interval and number of groups."""
+    """Every metric of every evaluator with its interval and number of groups; those of deciles folded away."""
     known = directions(run.metrics())
     parts = []
     for evaluator, found in run.metrics().items():
-        rows = [
-            [
+        rows = {
+            name: [
                 readable(name),
                 Number(number(m["value"])),
                 Number(interval(m)),
@@ -107,9 +108,11 @@ def metrics(run: Run) -> Html:
                 {1: "higher", -1: "lower"}.get(direction_of(name, known) or 0, ""),
             ]
             for name, m in ((name, found[name]) for name in in_order(found, known))
-        ]
+        }
         head = ["metric", "value", "95 % interval", "0 to 1", plural(_group(run)), "better is"]
-        parts += [tag("h3", evaluator), table(head, rows)]
+        parts += [tag("h3", evaluator), table(head, [row for name, row in rows.items() if not is_decile(name)])]
+        if of_deciles := [row for name, row in rows.items() if is_decile(name)]:
+            parts.append(details(f"By decile of items ({len(of_deciles)})", table(head, of_deciles)))
         parts += [paragraph(remark(evaluator), class_="soft small")] if remark(evaluator) else []
     if parts:
         parts.append(paragraph(f"Percentile bootstrap over whole {plural(_group(run))}.", class_="soft small"))
@@ -235,16 +238,29 @@ def _map(run: Run, points: pl.DataFrame) -> Html:
 
 
 def _slices(run: Run) -> list[str]:
+    """Bars of head, middle, tail and cold items, and of deciles of items."""
     found: dict[str, dict[str, Any]] = {}
+    deciles: dict[str, dict[str, Any]] = {}
     for values in run.metrics().values():
         for name, m in values.items():
             if (split := slice_of(name)) and is_number(m["value"]):
-                found.setdefault(split[0], {})[split[1]] = m
+                (deciles if is_decile(name) else found).setdefault(split[0], {})[split[1]] = m
         for base in found:
             if base in values and is_number(values[base]["value"]):
                 found[base]["all"] = values[base]
+    lines = "Lines are 95 % intervals."
+    by_events = (
+        "1 are the most popular items; each decile has a tenth of the training events, where no item has more than "
+        "that. Items without training events are in none."
+    )
+    return [
+        *_bars(found, "By popularity of the item.", f"Items by how often they occur in training. {lines}"),
+        *_bars(deciles, "By decile of training events.", f"{by_events} {lines}"),
+    ]
+
+
+def _bars(found: dict[str, dict[str, Any]], title: str, caption: str) -> list[str]:
     if not found:
         return []
     drawn = figures.slice_bars({readable(base): slices for base, slices in sorted(found.items())})
-    caption = "Items by how often they occur in training; lines are 95 % intervals."
-    return [figure(drawn, kind="svg+xml", title="By popularity of the item.", caption=caption)]
+    return [figure(drawn, kind="svg+xml", title=title, caption=caption)]

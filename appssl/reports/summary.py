@@ -1,6 +1,7 @@
 """Markdown summary of a recipe over its seeds, for `docs/results/<recipe>.md`."""
 
 from collections.abc import Mapping, Sequence
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,17 @@ from appssl.errors import ArtifactError, DataError, SettingsError
 from appssl.plan import read_config
 from appssl.reports.folds import over_folds
 from appssl.reports.reading import JUDGES, PLACES, Run, Stage, is_number, read_run
-from appssl.reports.wording import direction_of, directions, in_order, interval, number, readable, remark, verdict
+from appssl.reports.wording import (
+    direction_of,
+    directions,
+    in_order,
+    interval,
+    is_decile,
+    number,
+    readable,
+    remark,
+    verdict,
+)
 from appssl.settings import Settings, flatten
 
 PACKAGES = ("torch", "numpy", "polars", "timm", "albumentations", "openslide-bin", "scikit-learn")
@@ -101,13 +112,16 @@ def _caution(run: Run) -> list[str]:
 
 
 def _metrics(runs: list[Run]) -> list[str]:
-    """A table for each evaluator: a column per seed with the interval, then mean and range over seeds."""
+    """A table for each evaluator: a column per seed with the interval, then mean and range over seeds.
+
+    Deciles of items are left to the report of a run.
+    """
     parts = []
     for evaluator, found in runs[0].metrics().items():
         head = ["metric", *(f"seed {run.seed}" for run in runs), "groups"]
         head += ["mean over seeds", "range"] if len(runs) > 1 else []
         rows = []
-        for name in in_order(found, directions([evaluator])):
+        for name in in_order(filterfalse(is_decile, found), directions([evaluator])):
             each = [run.metrics().get(evaluator, {}).get(name, {}) for run in runs]
             row = [markdown(readable(name)), *map(_with_interval, each), str(each[0].get("num_groups") or "–")]
             rows.append(row + (_spread(each) if len(runs) > 1 else []))
@@ -152,7 +166,7 @@ def _spread(each: list[dict[str, Any]], *, signed: bool = False) -> list[str]:
 def _comparisons(runs: list[Run]) -> list[str]:
     """Paired differences, a row per seed, with the verdict in plain words."""
     known = directions(runs[0].metrics())
-    measured = {row["metric"] for run in runs for row in run.comparisons()}
+    measured = {row["metric"] for run in runs for row in run.comparisons() if not is_decile(row["metric"])}
     order = [markdown(readable(name)) for name in in_order(measured, known)]
     rows = [
         [
@@ -165,6 +179,7 @@ def _comparisons(runs: list[Run]) -> list[str]:
         ]
         for run in runs
         for row in run.comparisons()
+        if not is_decile(row["metric"])
     ]
     if not rows:
         return []

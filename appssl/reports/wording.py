@@ -103,13 +103,22 @@ def main_name(metrics: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | Non
     return next(((evaluator, name) for evaluator, found in metrics.items() for name in found), None)
 
 
-_SLICE = re.compile(r"(?:^|[_/ .@-])(head|middle|tail|cold)(?=$|[_/ .@-])")
+_SLICE = re.compile(r"(?:^|[_/ .@-])(head|middle|tail|cold|decile_\d\d)(?=$|[_/ .@-])")
 
 
 def slice_of(metric: str) -> tuple[str, str] | None:
-    """`recall@20_tail` or `tail_recall@20` -> (recall@20, tail); None for a metric over everything."""
+    """`recall@20_tail` or `tail_recall@20` -> (recall@20, tail); None for a metric over everything.
+
+    Slices are head, middle, tail, cold, and decile_01 to decile_10.
+    """
     found = _SLICE.search(metric)
     if not found:
         return None
     rest = (metric[: found.start()] + metric[found.end() :]).strip("_/ .-")
     return (rest, found[1]) if rest else None
+
+
+def is_decile(metric: str) -> bool:
+    """Whether a metric is that of a decile of items."""
+    found = slice_of(metric)
+    return found is not None and found[1].startswith("decile")

@@ -289,7 +289,7 @@ def _paired_users(table: pl.DataFrame, other: Artifact, num_bootstrap: int, seed
     differences = {
         column: (joined[column] - joined[f"{column}_theirs"]).cast(pl.Float64).fill_null(float("nan")).to_numpy()
         for column in table.columns
-        if "@" in column
+        if "@" in column and column in theirs.columns  # an evaluation by an older version has fewer
     }
     found = bootstrap_means(differences, joined["user"].cast(pl.String).to_numpy(), num=num_bootstrap, seed=seed)
     return {

@@ -51,7 +51,7 @@ def predict(
     model_dir: Path, table: Path, out: Path, *, top_k: int = 20, accelerator: str = "auto"
 ) -> list[Quarantined]:
     """Writes predictions for a new table: id, group, prediction, confidence and a probability per class; for ranking
-    the best `top_k` items of every user.
+    the best `top_k` items of every user, with reasons.
 
     For a model of bags there is a row per bag (slide); the rows of their tiles lie in NAME.tiles.SUFFIX beside it, and
     pictures of slides in NAME.heatmaps. For windows of time NAME.intervals.SUFFIX beside it has intervals of one class.
@@ -60,7 +60,7 @@ def predict(
         What was left out or could not be read of the table, with reasons.
     """
     _writable(out)
-    artifact = Artifact.open(_folder(model_dir, "finetune"), "model")
+    artifact = Artifact.open(stage_folder(model_dir, "finetune"), "model")
     model, views, about = load_model(artifact)
     if about["meta"]["task"] == "ranking":
         frame, left = recommend(artifact, model, table, top_k)
@@ -130,7 +130,7 @@ def embed_table(model_dir: Path, table: Path, out: Path, *, accelerator: str = "
     """
     if out.suffix:
         _writable(out, "; for HDF5, a folder")
-    folder = _folder(model_dir, "pretrain")
+    folder = stage_folder(model_dir, "pretrain")
     if Artifact.open(folder, check=False).kind == "encoder":
         encoder, views, about = load_encoder(Artifact.open(folder, "encoder"))
     else:
@@ -188,7 +188,7 @@ def _reasons(quarantine: list[Quarantined]) -> str:
     return "".join(f"\n  {q.item} ({q.where}): {q.reason}: {q.detail}" for q in quarantine[:10])
 
 
-def _folder(result: Path, stage: str) -> Path:
+def stage_folder(result: Path, stage: str) -> Path:
     """A stage folder, given itself or its run."""
     if (result / "manifest.json").is_file():
         return result

@@ -7,7 +7,7 @@ import pytest
 
 from appssl.contracts import Ranked
 from appssl.errors import DataError
-from appssl.evaluators.ranking import Config, build, item_knn_scores
+from appssl.evaluators.ranking import DESCRIPTIONS, Config, build, item_knn_scores
 
 
 class Log:
@@ -85,6 +85,31 @@ def test_slices_count_relevant_items_of_the_slice_only():
     first = table.row(0, named=True)
     assert first["recall@6_cold"] == 1.0  # both cold items are among all unseen ones
     assert first["recall@6_head"] is None
+
+
+def test_deciles_are_measured_beside_the_slices_with_intervals_and_differences():
+    """Of six events item 0 has three: decile 1. Items 1 to 3 have one each: 6, 7 and 9. Items 4 and 5 have none.
+
+    New are items 4 and 5 for user 0, item 1 for users 1 and 2, items 0 and 2 for user 3.
+    """
+    metrics, table = measure(6, baselines=("popularity",))
+    users = {
+        name: metric.num_groups
+        for name, metric in metrics.items()
+        if name.startswith("recall@6_decile") and "minus" not in name
+    }
+    assert users == {"recall@6_decile_01": 1, "recall@6_decile_06": 2, "recall@6_decile_07": 1}
+    assert metrics["recall@6_decile_06"].value == 1.0  # a list of six shows every item
+    assert metrics["ndcg@6_decile_06"].low <= metrics["ndcg@6_decile_06"].value <= metrics["ndcg@6_decile_06"].high
+    assert "recall@6_decile_01_minus_popularity" in metrics
+    assert table.filter(pl.col("user") == 0)["recall@6_decile_01"].item() is None
+
+
+def test_no_metric_is_the_beginning_of_the_path_of_another():
+    names = [*DESCRIPTIONS, *measure(2, baselines=("popularity", "item_knn"))[0]]
+    assert not [(one, two) for one in names for two in names if two.startswith(f"{one}/")]
+    deciles = sorted(name for name in DESCRIPTIONS if "decile" in name)
+    assert not [(one, two) for one in deciles for two in deciles if one != two and two.startswith(one)]
 
 
 def test_an_event_seen_before_is_no_relevant_item():

@@ -25,6 +25,8 @@ RECIPES = (
     "recsys/ml_small",
     "recsys/ml_small_itemssl",
     "recsys/beauty_itemssl",
+    "recsys/ml_small_selftraining",
+    "recsys/ml_small_simgcl",
 )
 pytestmark = [*real_data, pytest.mark.slow]
 

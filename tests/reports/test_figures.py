@@ -34,6 +34,7 @@ def test_edges_do_not_fail():
     figures.confusion(np.zeros((40, 40)), [f"class number {i}" for i in range(40)])
     figures.reliability(np.ones(3), np.zeros(3))
     figures.slice_bars({f"m{i}": {"cold": {"value": 0.1}} for i in range(5)})
+    assert len(set(map(figures.slice_bars, ({"m": {d: {"value": 0.1}}} for d in ("decile_01", "decile_10"))))) == 2
     figures.confusion(np.eye(2), ["$broken_{math", "naïve"])
 
 

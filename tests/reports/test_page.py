@@ -55,6 +55,16 @@ def test_ranking_shows_slices_and_a_tie(built):
     assert "Confusion matrix" not in page
 
 
+def test_deciles_of_items_have_a_figure_and_a_table_of_their_own(built):
+    page = (built / "recsys/tiny_rank/s0/report/report.html").read_text()
+    assert "By decile of training events." in page
+    before, folded, after = page.partition("By decile of items (3)")
+    assert folded
+    assert "recall@20 decile" not in words(before)
+    assert [f"recall@20 decile {number}" in words(after) for number in ("01", "02", "10")] == [True] * 3
+    assert "rest on 7" not in words(page)  # seven users of a decile are no reason to doubt the whole
+
+
 def test_data_only_run_has_a_page_too(results):
     run = results / "wearable" / "unfinished" / "s0"
     run.mkdir(parents=True)

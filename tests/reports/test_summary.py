@@ -41,6 +41,14 @@ def test_comparisons_have_a_row_per_seed_and_a_plain_verdict(runs):
     assert any(line.endswith("| no difference shown |") for line in twin)
 
 
+def test_deciles_of_items_are_left_to_the_report(results):
+    ranked = next(results.glob("recsys/*/s*/evaluate")).parent
+    assert any("decile" in name for name in json.loads((ranked / "evaluate/metrics.json").read_text())["ranking"])
+    text = summarize([ranked], command=COMMAND)
+    assert "| recall@20 tail |" in text
+    assert "decile" not in text
+
+
 def test_what_the_labeler_found_is_stated_per_seed(runs):
     text = summarize(runs, command=COMMAND)
     assert "## Labels" in text

@@ -42,6 +42,10 @@ def test_slices_are_found_wherever_they_are_named():
     assert wording.slice_of("recall@20/cold") == ("recall@20", "cold")
     assert wording.slice_of("recall@20") is None
     assert wording.slice_of("headline") is None
+    assert wording.slice_of("recall@20_decile_01_minus_popularity") == ("recall@20_minus_popularity", "decile_01")
+    assert wording.slice_of("recall@20_decile_1") is None
+    assert wording.is_decile("popularity_ndcg@20_decile_10")
+    assert not wording.is_decile("recall@20_tail")
 
 
 def test_main_metric_is_the_usual_one_or_else_the_first():

@@ -1,4 +1,4 @@
-"""A tiny crawl, prepared, with an untrained encoder and model: what is on disk when training has ended."""
+"""What is on disk when training has ended: a tiny crawl with an untrained encoder and model, a tiny trained shop."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,11 @@ from PIL import Image
 from appssl import registry
 from appssl.artifact import Artifact, ArtifactWriter
 from appssl.contracts import Context
+from appssl.plan import MODELS, StageConfig
 from appssl.settings import validate
+from appssl.stages.finetune import finetune
 from appssl.stages.models import describe, save_model, save_state
+from appssl.synthetic.recsys import make
 
 CLASSES = ("blue", "red")
 
@@ -22,6 +25,12 @@ CLASSES = ("blue", "red")
 class Crawl:
     root: Path  # images and table.csv
     run: Path  # pretrain/ and finetune/
+    data: Artifact
+
+
+@dataclass(frozen=True)
+class Shop:
+    run: Path  # finetune/
     data: Artifact
 
 
@@ -80,3 +89,27 @@ def trained(run: Path, artifact: Artifact, data) -> Path:
     save_model(model, learner, about=about, finetuner=finetuner, context=context)
     model.finish()
     return run
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory) -> Shop:
+    """A prepared log of 60 users and a two-tower model that was trained on it for an epoch."""
+    root = tmp_path_factory.mktemp("shop")
+    make(root, size="tiny", seed=0)
+    settings = config("sources", "recsys", categorical=["category"], multi=[{"column": "tags"}])
+    source = registry.build("sources", settings)
+    shard = ArtifactWriter(root / "shard", "shard", settings_digest="", inputs={})
+    source.prepare(root, 0, 1, shard)
+    writer = ArtifactWriter(root / "data", "data", settings_digest="", inputs={})
+    source.merge(root, [shard.finish()], writer)
+    writer.json("source.json", settings.plain())
+    data = writer.finish()
+    given = {
+        "finetuner": {"name": "retrieval", "dim": 16},
+        "backbone": {"name": "two_tower", "token_dim": 8, "hidden": [16], "out": 16},
+        "views": {"name": "item_features"},
+        "fit": {"epochs": 1, "batch_size": 64, "threads": 1},
+    }
+    tuned = validate(MODELS["finetune"], given, file="r.yaml", owner="finetune")
+    finetune(StageConfig("finetune", "recsys", "tiny", 0, tuned), data.folder, root / "run/finetune", accelerator="cpu")
+    return Shop(root / "run", data)

@@ -1,9 +1,14 @@
+import json
+
+import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from appssl.artifact import ArtifactWriter
+from appssl.artifact import Artifact, ArtifactWriter
 from appssl.errors import DataError
+from appssl.stages.models import load_model
+from appssl.stages.predict import predict
 from appssl.stages.recommend import recommend
 
 # Scores of five items for three users; the higher the better.
@@ -85,3 +90,57 @@ def test_a_file_that_is_no_parquet_and_a_missing_one_are_named(model, tmp_path):
         asked(tmp_path, model, "no parquet", name="u.parquet")
     with pytest.raises(DataError, match=r"gone\.csv: no such table"):
         recommend(model, Model(), tmp_path / "gone.csv", 2)
+
+
+def test_a_model_without_vectors_of_items_gives_no_reasons(model, tmp_path):
+    table, _ = asked(tmp_path, model, "user_id\neve\n")
+    assert table["because"].null_count() == table["because_similarity"].null_count() == 2
+
+
+@pytest.fixture(scope="module")
+def recommended(shop, tmp_path_factory):
+    """Five items for ten users of the trained model, as a file."""
+    folder = tmp_path_factory.mktemp("recommended")
+    ids = Artifact.open(shop.run / "finetune").table("users.parquet")["id"].cast(pl.String)
+    pl.DataFrame({"user_id": ids[:10]}).write_csv(folder / "users.csv")
+    assert predict(shop.run, folder / "users.csv", folder / "best.csv", top_k=5, accelerator="cpu") == []
+    return pl.read_csv(folder / "best.csv", schema_overrides={"user": pl.String, "item": pl.String})
+
+
+def test_reasons_are_the_nearest_items_of_the_own_history(shop, recommended):
+    artifact = Artifact.open(shop.run / "finetune")
+    model, _, _ = load_model(artifact)
+    vectors = model.item_vectors.double().numpy()
+    number_of = {str(i): n for n, i in artifact.table("items.parquet").select("number", "id").iter_rows()}
+    user_of = {str(i): n for n, i in artifact.table("users.parquet").select("number", "id").iter_rows()}
+    history = dict(artifact.table("seen.parquet").group_by("user").agg("item").iter_rows())
+    named = 0
+    for row in recommended.iter_rows(named=True):
+        because = [number_of[name] for name in json.loads(row["because"])]
+        told = json.loads(row["because_similarity"])
+        past = history.get(user_of[row["user"]], [])
+        own = vectors[number_of[row["item"]]]
+        cosine = {p: own @ vectors[p] / np.linalg.norm(own) / np.linalg.norm(vectors[p]) for p in past}
+        assert number_of[row["item"]] not in past
+        assert len(because) == len(set(because)) == min(3, len(past))
+        np.testing.assert_allclose(told, sorted(cosine.values(), reverse=True)[:3], atol=1e-4)
+        np.testing.assert_allclose(told, [cosine[p] for p in because], atol=1e-4)
+        named += len(because)
+    assert named > 100
+
+
+def test_the_items_are_the_best_unseen_ones_of_the_scores(shop, recommended):
+    artifact = Artifact.open(shop.run / "finetune")
+    model, _, _ = load_model(artifact)
+    users, items = (artifact.table(f"{name}.parquet").sort("number")["id"].to_list() for name in ("users", "items"))
+    with torch.no_grad():
+        scores = model.score_users(torch.arange(10)).numpy()
+    for user, item in artifact.table("seen.parquet").iter_rows():
+        if user < 10:
+            scores[user, item] = -np.inf
+    for user in range(10):
+        rows = recommended.filter(pl.col("user") == str(users[user]))
+        best = np.argsort(-scores[user], kind="stable")[:5]
+        assert rows["item"].to_list() == [str(items[item]) for item in best]
+        np.testing.assert_allclose(rows["score"], scores[user, best], rtol=1e-6)
+        assert rows["rank"].to_list() == [1, 2, 3, 4, 5]

@@ -58,6 +58,9 @@ class Fit(Settings):
     compile: bool = Field(
         False, description="the backbone through torch.compile; slow first steps, and results differ by rounding"
     )
+    backbone_batch: int | None = Field(
+        None, ge=1, description="samples that pass the backbone at once; the loss sees all, for a third more time"
+    )
     log_every: int = Field(10, ge=1, description="steps between metrics")
     checkpoint_steps: int = Field(200, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept")
@@ -76,6 +79,12 @@ class Fit(Settings):
     def _not_both(self) -> "Fit":
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_or_in_parts(self) -> "Fit":
+        if self.compile and self.backbone_batch is not None:
+            raise ValueError("compile takes the whole batch; leave out compile or backbone_batch")
         return self
 
 

@@ -37,6 +37,7 @@ from appssl.engine.checkpoint import (
 )
 from appssl.engine.loading import Order, batches, make_batch, plain_batches
 from appssl.engine.meter import Clock, Meter
+from appssl.engine.parts import backbone_in_parts, refuse_unused
 from appssl.errors import AppsslError, DivergedError, SettingsError
 from appssl.ops.batch_norm import make_global
 from appssl.ops.lars import LARS
@@ -63,6 +64,7 @@ class FitSettings(Protocol):
     accumulate: int
     clip_norm: float | None
     compile: bool
+    backbone_batch: int | None
     log_every: int
     checkpoint_steps: int
     keep_checkpoints: int
@@ -173,7 +175,8 @@ def fit(
     meter = Meter(fabric.device)
     learner.train()
     loader = batches(examples, order, start=start, stop=num_steps, workers=workers, pin=fabric.device.type == "cuda")
-    with closing(loader), _signals() as asked_to_stop:
+    divided = backbone_in_parts(learner, config.backbone_batch)
+    with closing(loader), _signals() as asked_to_stop, divided as parts:
         logged = saved = start
         for step in range(start, num_steps):
             lr = config.lr * schedule(step, num_steps)
@@ -189,6 +192,7 @@ def fit(
                 last = micro == config.accumulate - 1
                 with nullcontext() if last else fabric.no_backward_sync(trained):
                     loss, found = trained(batch)
+                    refuse_unused(parts)
                     fabric.backward(loss / config.accumulate)
                 mean_loss = mean_loss + loss.detach() / config.accumulate
                 for key, value in found.items():

@@ -566,6 +566,19 @@ class Convolving(nn.Module):
         return Step(nn.functional.cross_entropy(self.net(images), batch["target"]))
 
 
+class InParts(nn.Module):
+    """Has a backbone that takes batches in parts, and a loss of the whole batch."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 8))
+        self.objective = NTXent(0.5)
+
+    def forward(self, batch):
+        return Step(self.objective(self.backbone(batch["input"]), self.backbone(batch["input"].flip(1))).total)
+
+
 TWO = """
     import json
     import sys
@@ -581,6 +594,8 @@ TWO = """
     learner, processes, kept = getattr(test_fit, sys.argv[4])(), int(sys.argv[5]), Kept()
     where = {"accelerator": "cpu", "devices": processes, "strategy": strategy}
     how = {"optimizer": "sgd", "lr": 0.01} if sys.argv[4] == "Contrasting" else {}
+    if sys.argv[4] == "InParts":
+        how = {"backbone_batch": 3}
     config = settings(steps=steps, clip_norm=1.0, checkpoint_steps=4, **how)
     fit(learner, Plain(), config, state_dir=folder, journal=kept, seed=0, **where)
     write_bytes(folder / "final", save(learner.state_dict()))
@@ -617,6 +632,15 @@ def test_filters_with_channels_last_can_be_divided(tmp_path):
     alone = train(tmp_path / "one", learner=Convolving(), steps=12, clip_norm=1.0)[0].state_dict()
     for name, tensor in two.items():
         torch.testing.assert_close(tensor, alone[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_with_batches_in_parts_train_as_one_with_whole_batches(tmp_path, strategy):
+    two = train_on_two(tmp_path, tmp_path / "two", strategy, 12, "InParts")
+    alone = train(tmp_path / "one", learner=InParts(), steps=12, clip_norm=1.0)[0].state_dict()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=1e-4)  # gradients are summed in another order
 
 
 @pytest.mark.slow

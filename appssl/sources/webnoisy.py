@@ -260,10 +260,10 @@ class WebNoisy:
             return {"outcome": "failed", "reason": reason, "detail": detail}
         facts: dict[str, Any] = {"sha256": hashlib.sha256(content).hexdigest()}
         try:
-            decoded = decode(content, max_pixels=self.config.max_pixels)
+            decoded = decode(content, max_pixels=self.config.max_pixels, side=self.config.size)
         except BadImage as bad:
             return {**facts, "outcome": "failed", "reason": bad.reason, "detail": bad.detail}
-        width, height = decoded.rgb.size
+        width, height = decoded.width, decoded.height
         facts |= {"width": width, "height": height, "mode": decoded.mode, "pixels": pixel_digest(decoded.rgb)}
         facts["hash"] = perceptual_hash(np.asarray(decoded.rgb))
         pixels[:] = central_square(decoded.rgb, self.config.size)

@@ -44,6 +44,43 @@ def test_a_lossless_image_comes_back_as_it_was():
     assert (decoded.mode, decoded.num_frames) == ("RGB", 1)
 
 
+def smooth(width, height):
+    """Waves that any of the sizes below can show, so that the ways to get there are comparable."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin(2 * np.pi * (x / width * a + y / height * b)) for a, b in ((1, 1), (2, 1), (1, 2))]
+    return Image.fromarray((127 + 90 * np.stack(waves, -1)).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("side", "width", "height"),
+    [(12, 40, 25), (16, 80, 50), (25, 80, 50), (26, 160, 100), (60, 320, 200), (150, 320, 200), (None, 320, 200)],
+)
+def test_a_large_jpeg_is_decoded_at_the_smallest_size_that_is_twice_what_is_needed(side, width, height):
+    content = encoded(smooth(320, 200), "JPEG", quality=95)
+    decoded = decode(content, max_pixels=LIMIT, side=side)
+    assert (decoded.width, decoded.height, decoded.rgb.size) == (320, 200, (width, height))
+    whole = decode(content, max_pixels=LIMIT)
+    made, expected = (central_square(one.rgb, side or 32).astype(int) for one in (decoded, whole))
+    assert np.abs(made - expected).max() <= 4
+
+
+def test_other_formats_are_decoded_whole():
+    assert decode(encoded(smooth(300, 200)), max_pixels=LIMIT, side=16).rgb.size == (300, 200)
+
+
+@pytest.mark.parametrize("cut", [2, 60, 2000])
+def test_a_large_jpeg_that_is_cut_off_is_noticed_at_any_size(cut):
+    content = encoded(smooth(800, 600), "JPEG", quality=95)
+    assert refused(content[:-cut], side=16).reason == "truncated"
+
+
+def test_size_is_that_of_the_upright_file(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    decoded = decode(encoded(smooth(300, 200), "JPEG", exif=exif), max_pixels=LIMIT, side=16)
+    assert (decoded.width, decoded.height, decoded.rgb.size) == (200, 300, (50, 75))
+
+
 @pytest.mark.parametrize(
     ("content", "reason", "detail"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"addresses", "errors", "settings", "version"},
+    {"addresses", "errors", "settings", "version", "vulnerabilities"},
     {"ops"},
     {"contracts"},
     {

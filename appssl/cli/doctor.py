@@ -8,7 +8,7 @@ import typer
 from appssl.cli.options import Json
 
 _PACKAGES = {  # the least versions, as in pyproject.toml
-    "torch": (2, 5), "torchvision": (0, 20), "timm": (1, 0), "albumentations": (2, 0), "polars": (1, 34),
+    "torch": (2, 6), "torchvision": (0, 21), "timm": (1, 0), "albumentations": (2, 0), "polars": (1, 34),
     "scikit-learn": (1, 5), "mlflow": (3, 7), "snakemake": (9, 0),
 }  # fmt: skip
 _LEAST_DISK_GB, _LEAST_MEMORY_GIB = 1, 2
@@ -43,7 +43,8 @@ def command(
         _drill(kills, seed, domain or [], out, profile, write, as_json)
         return
     rows = [
-        _python(), *_packages(), _openslide(), _devices(), _folder(), _disk(), _memory(), _quiet(), _cluster(), _store()
+        _python(), *_packages(), _openslide(), *_vulnerabilities(), _devices(), _folder(), _disk(), _memory(),
+        _quiet(), _cluster(), _store(),
     ]  # fmt: skip
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
@@ -133,6 +134,20 @@ def _openslide() -> dict[str, Any]:
         detail = f"{version} has two known vulnerabilities; pip install -U 'openslide-bin>=4.0.1'"
         return _row("openslide", "MISSING", detail)
     return _row("openslide", "ok", version)
+
+
+def _vulnerabilities() -> list[dict[str, Any]]:
+    from appssl.vulnerabilities import REPAIRED, installed_with_vulnerabilities
+
+    rows = [
+        _row(
+            f"safety of {old.package}",
+            "MISSING",
+            f"{version}: {old.what} ({old.advisory}); pip install -U '{old.package}>={old.since}'",
+        )
+        for old, version in installed_with_vulnerabilities()
+    ]
+    return rows or [_row("known weaknesses", "ok", f"none of the {len(REPAIRED)} that appssl knows of its packages")]
 
 
 def _devices() -> dict[str, Any]:

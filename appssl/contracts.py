@@ -224,7 +224,7 @@ class Source(Protocol):
 
 
 class Renderable(Protocol):
-    """A batch of views of which only what is random has been drawn: a dataclass of tensors, `ops/drawn_views.py`."""
+    """A batch of views that are no numbers yet, a dataclass of tensors: `ops/level_views.py`, `ops/drawn_views.py`."""
 
     def pin_memory(self) -> Renderable: ...
 
@@ -256,6 +256,7 @@ class Views(Protocol):
 
     # Optional: render, "loader" or "device". With "device", batches of views are `drawn(samples, rngs) -> Renderable`:
     # what `views` gives of each sample with its generator, rendered after the batch has come to the training's device.
+    # levels(sample, rng): what `views` gives, as (side, side, 3) uint8 arrays; `standardize` makes numbers of them.
 
 
 class Examples(Protocol):
@@ -263,6 +264,7 @@ class Examples(Protocol):
 
     Random numbers come from `ops.random.rng_for(seed, epoch, index)`, so a batch is a pure function of its arguments.
     Examples for a learner that tracks also have `plain(indices) -> Batch`: {index, input, target}, deterministic views.
+    `is_drawn_by_batch = True` marks those that draw once for all samples of a batch.
     """
 
     facts: Mapping[str, Any]
@@ -332,6 +334,9 @@ class Learner(Protocol):
     The classifier has `backbone`, `classify(features (B, F)) -> (B, K)` and, for data with bags,
     `bag_probabilities(features (L, F)) -> (K,)`.
     """
+
+    # Optional: is_mean_over_samples, true where the loss is a mean over samples that do not see each other. When memory
+    # ran out, such a learner goes on with smaller micro-batches by itself.
 
     def forward(self, batch: Batch) -> Step: ...
 

@@ -1,6 +1,6 @@
 """Rows of prepared samples that are trained on, and their views as a batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import polars as pl
 import torch
 
 from appssl.errors import DataError
+from appssl.ops.level_views import level_views
 from appssl.ops.random import rng_for
 
 
@@ -29,19 +30,25 @@ def raw_samples(data: Any, rows: np.ndarray) -> Iterator[Any]:
 
 
 def batch_of_views(data: Any, rows: np.ndarray, views: Any, *, seed: int, epoch: int) -> dict[str, Any]:
-    """{index, views} of rows (B,) int64 of prepared data; views as `contracts.Views`, or only drawn if they say so.
+    """{index, views} of rows (B,) int64 of prepared data; views as `contracts.Views`: tensors, or `Renderable`.
 
     Rows are read in their order in the data, where neighbours lie side by side on disk, whatever their order here.
     """
+    make, together = _ways(views)
     made: list[Any] = [None] * len(rows)
     order = np.argsort(rows, kind="stable")
-    drawn_only = is_rendered_later(views)
     for place, sample in zip(order, raw_samples(data, rows[order]), strict=True):
-        made[place] = sample if drawn_only else views.views(sample, rng_for(seed, epoch, int(rows[place])))
-    if drawn_only:
-        rngs = [rng_for(seed, epoch, int(row)) for row in rows]
-        return {"index": torch.from_numpy(rows), "views": views.drawn(made, rngs)}
-    return {"index": torch.from_numpy(rows), "views": [torch.stack(view) for view in zip(*made, strict=True)]}
+        made[place] = make(sample, rng_for(seed, epoch, int(rows[place])))
+    return {"index": torch.from_numpy(rows), "views": together(made)}
+
+
+def _ways(views: Any) -> tuple[Callable[[Any, np.random.Generator], Any], Callable[[list[Any]], Any]]:
+    """How something is made of a sample and its generator, and a batch's views of what was made."""
+    if is_rendered_later(views):
+        return lambda *drawn: drawn, lambda made: views.drawn(*zip(*made, strict=True))
+    if hasattr(views, "levels"):
+        return views.levels, lambda made: level_views(made, views.standardize)
+    return views.views, lambda made: [torch.stack(view) for view in zip(*made, strict=True)]
 
 
 def is_rendered_later(views: Any) -> bool:
@@ -50,6 +57,6 @@ def is_rendered_later(views: Any) -> bool:
 
 
 def rendered(batch: dict[str, Any]) -> dict[str, Any]:
-    """The batch with its views as tensors, computed where the batch is if they were only drawn so far."""
+    """The batch with its views as tensors, computed where the batch is if they were not yet."""
     views: Any = batch.get("views")
     return {**batch, "views": views.render()} if hasattr(views, "render") else batch

@@ -30,7 +30,7 @@ from appssl.ops import pixels
 from appssl.ops.batch_style import with_style
 from appssl.ops.image_draws import draw_jitter, jittered
 from appssl.ops.random import rng_for
-from appssl.ops.rows import is_rendered_later, training_rows
+from appssl.ops.rows import is_rendered_later, rendered, training_rows
 from appssl.registry import Method
 from appssl.settings import Settings
 
@@ -63,6 +63,8 @@ class Config(Settings):
 
 
 class BSS:
+    is_drawn_by_batch = True
+
     def __init__(self, config: Config, examples: Examples, low: Tensor, high: Tensor) -> None:
         """
         Args:
@@ -80,7 +82,7 @@ class BSS:
         Raises:
             SettingsError: if the batches of the other sampler have no views.
         """
-        made = self.examples.batch(indices, seed=seed, epoch=epoch)
+        made = rendered(self.examples.batch(indices, seed=seed, epoch=epoch))
         if "views" not in made:
             raise SettingsError(f"sampler bss: sampler {self.config.sampler.name} makes no views to be standardized.")
         rows = made["index"]

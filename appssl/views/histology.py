@@ -65,18 +65,22 @@ class Histology:
         self.scale = scale
         self.num_views = config.num_views
         self.input_shape = (3, size, size)
-        self._standardize = pixels.Standardize(mean, std)
+        self.standardize = pixels.Standardize(mean, std)
 
     def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
-        return [self._standardize(self._view(sample, rng)) for _ in range(self.num_views)]
+        return [self.standardize(view) for view in self.levels(sample, rng)]
+
+    def levels(self, sample: Any, rng: np.random.Generator) -> list[np.ndarray]:
+        """What `views` standardizes."""
+        return [self._view(sample, rng) for _ in range(self.num_views)]
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
         """A flip or rotation and mild stain jitter of the whole tile."""
         image = stain_jitter(self._fit(sample), self.config.light_stain_strength, rng)
-        return self._standardize(turned(image, int(rng.integers(8))))
+        return self.standardize(turned(image, int(rng.integers(8))))
 
     def plain(self, sample: Any) -> Tensor:
-        return self._standardize(self._fit(sample))
+        return self.standardize(self._fit(sample))
 
     def _view(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         c = self.config

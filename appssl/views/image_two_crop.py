@@ -68,7 +68,11 @@ class ImageTwoCrop:
         self.standardize = pixels.Standardize(mean, std)
 
     def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
-        return [self.standardize(rendered(sample, view, self.size)) for view in self.draw(sample, rng)]
+        return [self.standardize(view) for view in self.levels(sample, rng)]
+
+    def levels(self, sample: Any, rng: np.random.Generator) -> list[np.ndarray]:
+        """What `views` standardizes."""
+        return [rendered(sample, view, self.size) for view in self.draw(sample, rng)]
 
     def draw(self, sample: Any, rng: np.random.Generator) -> list[Drawn]:
         """What `views` draws."""

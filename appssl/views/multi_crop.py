@@ -66,17 +66,21 @@ class MultiCrop:
         self._crops = [large, small] if num_small else [large]
         self.num_views = 2 + num_small
         self.input_shape = large.input_shape
-        self.render = large.render
+        self.render, self.standardize = large.render, large.standardize
 
     def views(self, sample: Any, rng: np.random.Generator) -> list[Tensor]:
-        return [view for crop in self._crops for view in crop.views(sample, rng)]
+        return [self.standardize(view) for view in self.levels(sample, rng)]
+
+    def levels(self, sample: Any, rng: np.random.Generator) -> list[np.ndarray]:
+        """What `views` standardizes."""
+        return [view for crop in self._crops for view in crop.levels(sample, rng)]
 
     def drawn(self, samples: Sequence[Any], rngs: Sequence[np.random.Generator]) -> DrawnViews:
         """What `views` gives of each sample, to be rendered in batches."""
         pairs = zip(samples, rngs, strict=True)
         draws = [[view for crop in self._crops for view in crop.draw(sample, rng)] for sample, rng in pairs]
         sides = [crop.size for crop in self._crops for _ in range(crop.num_views)]
-        return drawn_views(samples, draws, sides, self.large.standardize)
+        return drawn_views(samples, draws, sides, self.standardize)
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
         return self.large.augment(sample, rng)

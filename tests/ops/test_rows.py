@@ -2,13 +2,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from lightning_fabric.utilities.apply_func import move_data_to_device
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
 from appssl.ops.drawn_views import DrawnViews
 from appssl.ops.random import rng_for
 from appssl.ops.rows import batch_of_views, is_rendered_later, raw_samples, rendered, training_rows
-from appssl.views import image_two_crop
+from appssl.views import histology, image_two_crop, multi_crop
 from tests.bags import BagData, PlainViews
 
 
@@ -77,18 +78,39 @@ def test_views_for_the_device_are_drawn_and_rendered_when_asked_for():
     assert isinstance(batch["views"], DrawnViews)
     assert batch["views"].images.dtype == torch.uint8
     assert batch["views"].images[:, 0, 0, 0].tolist() == [110, 60, 140, 60]
-    expected = batch_of_views(Images(), rows, crops(), seed=5, epoch=3)
+    expected = rendered(batch_of_views(Images(), rows, crops(), seed=5, epoch=3))
     made = rendered(batch)
     assert made["index"].tolist() == expected["index"].tolist() == [9, 4, 12, 4]
     for one, two in zip(made["views"], expected["views"], strict=True):
         torch.testing.assert_close(one, two)  # one colour: crops are all the same
 
 
-def test_what_is_drawn_depends_on_seed_epoch_and_row_only():
-    class Noise:
-        def read(self, row):
-            return np.random.default_rng(row).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+class Noise:
+    def read(self, row):
+        return np.random.default_rng(row).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 
+
+@pytest.mark.parametrize("kind", [image_two_crop, multi_crop, histology], ids=lambda kind: kind.__name__)
+def test_levels_of_views_become_the_same_numbers_later(kind):
+    facts = {"size_px": 16, "rgb_mean": [0.5, 0.4, 0.6], "rgb_std": [0.2, 0.3, 0.1]}
+    meta = Meta("test", "webnoisy", "classification", facts=facts)
+    views = kind.build(kind.Config(), meta)
+    batch = batch_of_views(Noise(), np.array([9, 4]), views, seed=5, epoch=3)
+    assert {view.dtype for view in batch["views"].levels} == {torch.uint8}
+    alone = [views.views(Noise().read(row), rng_for(5, 3, row)) for row in (9, 4)]
+    for view, expected in zip(rendered(batch)["views"], zip(*alone, strict=True), strict=True):
+        assert torch.equal(view, torch.stack(expected))
+        assert view.is_contiguous()
+
+
+def test_levels_are_moved_and_pinned_with_their_batch():
+    batch = batch_of_views(Noise(), np.array([9, 4]), crops(), seed=5, epoch=3)
+    moved = move_data_to_device(batch, torch.device("meta"))["views"]
+    assert {part.device.type for part in (*moved.levels, moved.scale, moved.shift)} == {"meta"}
+    assert [view.shape for view in moved.render()] == [(2, 3, 16, 16)] * 2
+
+
+def test_what_is_drawn_depends_on_seed_epoch_and_row_only():
     def made(*rows, epoch=0):
         return batch_of_views(Noise(), np.array(rows), crops(render="device"), seed=1, epoch=epoch)["views"]
 

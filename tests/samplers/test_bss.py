@@ -7,6 +7,7 @@ import torch
 
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
+from appssl.ops.rows import rendered
 from appssl.samplers import uniform
 from appssl.samplers.bss import Config, build
 from appssl.settings import validate
@@ -52,7 +53,7 @@ def shown(view):
 
 
 def batch_of(sampler, indices=range(8), seed=0, epoch=0):
-    return sampler.batch(np.array(indices), seed=seed, epoch=epoch)
+    return rendered(sampler.batch(np.array(indices), seed=seed, epoch=epoch))
 
 
 def test_all_images_of_a_view_get_the_amplitudes_of_one_and_keep_their_phases():

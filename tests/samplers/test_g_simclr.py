@@ -7,6 +7,7 @@ import torch
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
+from appssl.ops.rows import rendered
 from appssl.samplers.g_simclr import Config, GuidedBatches, build, collisions, dealt_batches, guided_batches
 
 LABELS = np.array([0, 0, 1, 2, 1, 0, 2, 1, 0])
@@ -108,11 +109,11 @@ def test_ranks_are_new_in_every_epoch_unless_they_are_fixed():
 
 def test_batches_of_a_step_are_told_apart_and_views_are_drawn_anew():
     made = examples(LABELS, 3, reshuffle=False)
-    batch = made.batch(np.array([2, 0]), seed=0, epoch=0)
+    batch = rendered(made.batch(np.array([2, 0]), seed=0, epoch=0))
     assert batch["block"].tolist() == [0, 0, 0, 1, 1, 1]
     assert batch["index"].tolist() == [5, 7, 8, 0, 2, 3]
     assert [view.shape for view in batch["views"]] == [(6, 3, 8, 8)] * 2
-    assert not torch.equal(batch["views"][0], made.batch(np.array([2, 0]), seed=0, epoch=1)["views"][0])
+    assert not torch.equal(batch["views"][0], rendered(made.batch(np.array([2, 0]), seed=0, epoch=1))["views"][0])
 
 
 HOW = {"images": 4, "widths": (4, 8), "epochs": 3, "threads": 1}

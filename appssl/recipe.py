@@ -45,7 +45,11 @@ class Fit(Settings):
     )
     steps: int | None = Field(None, ge=1, description="optimizer steps")
     batch_size: int = Field(128, ge=1, description="samples per optimizer step, over all devices")
-    optimizer: Literal["adamw", "sgd", "lars"] = Field("adamw", description="update rule; lars is for large batches")
+    optimizer: Literal["adamw", "sgd", "lars", "rowwise_adagrad"] = Field(
+        "adamw",
+        description="update rule; lars is for large batches; rowwise_adagrad for large embedding tables, of which a "
+        "step touches the rows of its batch (all else by adamw)",
+    )
     lr: float = Field(1e-3, gt=0, description="base learning rate")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled for adamw, L2 for sgd and the matrices of lars")
     momentum: float = Field(0.9, ge=0, lt=1, description="of sgd and lars")

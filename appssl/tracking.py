@@ -324,8 +324,19 @@ class Store:
         if name not in self._experiments:
             known = self._client.get_experiment_by_name(name)
             location = f"{self._artifacts}/{domain}" if self._artifacts else None
-            self._experiments[name] = known.experiment_id if known else self._client.create_experiment(name, location)
+            self._experiments[name] = known.experiment_id if known else self._new_experiment(name, location)
         return self._experiments[name]
+
+    def _new_experiment(self, name: str, location: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._client.create_experiment(name, location))
+        except MlflowException as error:
+            made = self._client.get_experiment_by_name(name)
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or made is None:
+                raise
+            return str(made.experiment_id)  # by another uploader, just now
 
     def mark_killed(self, path: Path) -> None:
         """A run whose stage ended without a word gets the status KILLED; a resume makes it RUNNING again.

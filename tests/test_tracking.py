@@ -1,5 +1,6 @@
 """Journals and their upload, against real MLflow stores."""
 
+import contextlib
 import json
 import os
 import re
@@ -439,6 +440,50 @@ def test_a_server_killed_in_mid_training_and_started_again_loses_and_doubles_not
         assert upload(tmp_path / "results", server.uri, tmp_path).problem is None
         assert history(server.uri, folder) == [(step, float(step)) for step in range(1, 400)]
         assert client(server.uri).get_run(read_cursor(folder)["run_id"]).info.status == "FINISHED"
+    finally:
+        server.kill()
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from appssl.ops.journal import Journal
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+folder.mkdir(parents=True)
+journal = Journal(folder)
+journal.start(
+    domain="wearable", recipe="sweep", seed=number, stage="pretrain", method="none", settings={"seed": number},
+    settings_digest=str(number), upstream={}, datasets=[], description="one job of many",
+)
+for step in range(1, 101):
+    journal.metrics(step, {"train/loss": number + step / 1024})
+    time.sleep(0.1)
+journal.finish("FINISHED", artifact_digest=str(number))
+"""
+
+
+@pytest.mark.slow
+def test_twenty_jobs_write_while_four_uploads_begin_at_once_and_every_point_arrives_once(tmp_path, capfd):
+    results = [tmp_path / f"results{number}" for number in range(4)]
+    folders = [results[number % 4] / "wearable" / "sweep" / f"s{number}" / "pretrain" for number in range(20)]
+    server = Server(tmp_path)
+    server.start()
+    try:
+        with contextlib.ExitStack() as beside:
+            for place in results:
+                beside.enter_context(Uploader(place, server.uri, tmp_path))
+            jobs = [
+                subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(number)], env=environment())
+                for number, folder in enumerate(folders)
+            ]
+            assert [job.wait(timeout=120) for job in jobs] == [0] * 20
+        for place in results:  # a slow machine may leave something to the next pass
+            assert upload(place, server.uri, tmp_path, final=True).problem is None
+        assert "warning" not in capfd.readouterr().err
+        for number, folder in enumerate(folders):
+            assert history(server.uri, folder) == [(step, number + step / 1024) for step in range(1, 101)]
+        experiment = client(server.uri).get_experiment_by_name("appssl/wearable").experiment_id
+        assert len(client(server.uri).search_runs([experiment], "tags.`appssl.stage` = 'pretrain'")) == 20
     finally:
         server.kill()
 

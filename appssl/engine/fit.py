@@ -37,11 +37,13 @@ from appssl.engine.checkpoint import (
 )
 from appssl.engine.loading import Order, batches, make_batch, plain_batches
 from appssl.engine.meter import Clock, Meter
+from appssl.engine.micro_batches import Attempt, obstacle_of
 from appssl.engine.parts import backbone_in_parts, refuse_unused
 from appssl.errors import AppsslError, DivergedError, SettingsError
 from appssl.ops.batch_norm import make_global
 from appssl.ops.lars import LARS
 from appssl.ops.rows import rendered
+from appssl.ops.rowwise_adagrad import RowwiseAdagrad, Together, divided
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 _PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -89,6 +91,7 @@ class FitResult:
     resumed_from: int
     samples_per_second: float
     data_wait_share: float
+    micro_batches: int
 
 
 class InterruptedTraining(AppsslError):
@@ -134,13 +137,14 @@ def fit(
 
     Args:
         learner: an nn.Module that keeps contracts.Learner. config: `recipe.Fit`.
-        state_dir: gets `checkpoints/`, and `diverged/` when the loss is not finite.
+        state_dir: gets `checkpoints/`, `micro_batches.json`, and `diverged/` when the loss is not finite.
         workers: processes that make batches; never changes the result. probe: is asked on the first process; what it
             measures goes into the journal and nowhere else.
         strategy: auto (ddp on several devices), ddp, or fsdp, which divides the model among the devices. Every process
             calls this function.
     Raises:
         DivergedError: if the loss is not finite; the batch is saved for replay.
+        OutOfMemory: if memory ran out; the next attempt takes smaller micro-batches where that changes no result.
         DataError: if there are fewer examples than a batch. InterruptedTraining: after SIGTERM or SIGUSR1.
     """
     if strategy not in STRATEGIES:
@@ -160,11 +164,20 @@ def fit(
         precision=_PRECISION[config.precision],
     )
     fabric.launch()
-    order = Order(len(examples), config.batch_size, seed, config.accumulate, fabric.global_rank, fabric.world_size)
-    num_steps = config.steps or max(1, round((config.epochs or 1) * order.steps_per_epoch))
     schedule = registry.build("schedules", config.schedule)
     if fabric.world_size > 1:
         make_global(learner)
+    learner.train()
+    attempt = Attempt(
+        fabric,
+        state_dir,
+        name=name,
+        batch_size=config.batch_size,
+        asked=config.accumulate,
+        obstacle=obstacle_of(learner, examples),
+    )
+    order = Order(len(examples), config.batch_size, seed, attempt.number, fabric.global_rank, fabric.world_size)
+    num_steps = config.steps or max(1, round((config.epochs or 1) * order.steps_per_epoch))
     if config.compile:
         _compile(learner, fabric.device)
     trained, optimizer = _set_up(fabric, learner, config)
@@ -173,10 +186,9 @@ def fit(
 
     clock = Clock(name, start, num_steps, config.batch_size, shown=fabric.is_global_zero)
     meter = Meter(fabric.device)
-    learner.train()
     loader = batches(examples, order, start=start, stop=num_steps, workers=workers, pin=fabric.device.type == "cuda")
-    divided = backbone_in_parts(learner, config.backbone_batch)
-    with closing(loader), _signals() as asked_to_stop, divided as parts:
+    in_parts = backbone_in_parts(learner, config.backbone_batch)
+    with attempt.watched(), closing(loader), _signals() as asked_to_stop, in_parts as parts:
         logged = saved = start
         for step in range(start, num_steps):
             lr = config.lr * schedule(step, num_steps)
@@ -184,19 +196,19 @@ def fit(
                 group["lr"] = lr * group.get("lr_scale", 1.0)
             mean_loss = torch.zeros((), device=fabric.device)
             metrics: dict[str, Tensor] = {}
-            for micro in range(config.accumulate):
+            for micro in range(order.accumulate):
                 waiting = time.perf_counter()
                 batch = fabric.to_device(next(loader))
                 clock.waited(time.perf_counter() - waiting)
                 batch = rendered(batch)
-                last = micro == config.accumulate - 1
+                last = micro == order.accumulate - 1
                 with nullcontext() if last else fabric.no_backward_sync(trained):
                     loss, found = trained(batch)
                     refuse_unused(parts)
-                    fabric.backward(loss / config.accumulate)
-                mean_loss = mean_loss + loss.detach() / config.accumulate
+                    fabric.backward(loss / order.accumulate)
+                mean_loss = mean_loss + loss.detach() / order.accumulate
                 for key, value in found.items():
-                    metrics[key] = metrics.get(key, 0.0) + value.detach() / config.accumulate
+                    metrics[key] = metrics.get(key, 0.0) + value.detach() / order.accumulate
             if config.clip_norm is not None:
                 # A gradient that is not finite shows in the next loss, and is reported there with its batch.
                 norm = fabric.clip_gradients(trained, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
@@ -224,7 +236,10 @@ def fit(
                 _stop_diverged(fabric, examples, order, step if bad_step is None else bad_step, lr, state_dir)
             if fabric.is_global_zero:
                 times = clock.interval(done - logged)
-                journal.metrics(done, {**{f"train/{k}": v for k, v in means.items()}, "train/lr": lr, **times})
+                values = {**{f"train/{k}": v for k, v in means.items()}, "train/lr": lr, **times}
+                if order.accumulate != config.accumulate:
+                    values["train/micro_batches"] = order.accumulate
+                journal.metrics(done, values)
                 clock.say(done, means["loss"])
             logged = done
             stopping = _any(fabric, asked_to_stop()) and done < num_steps
@@ -237,7 +252,7 @@ def fit(
                 )
     sharding.make_whole(learner)
     rate, waiting_share = clock.total(num_steps)
-    return FitResult(num_steps, start, rate, waiting_share)
+    return FitResult(num_steps, start, rate, waiting_share, order.accumulate)
 
 
 def _nodes() -> int:
@@ -277,8 +292,12 @@ def make_optimizer(learner: Any, config: FitSettings) -> torch.optim.Optimizer:
         groups = [{"params": [p for p in learner.parameters() if p.requires_grad]}]
     if not any(len(group["params"]) for group in groups):
         raise SettingsError("this learner has nothing to train: all its parameters are frozen.")
+    betas = (config.beta1, config.beta2)
+    if config.optimizer == "rowwise_adagrad":
+        of_tables, others = divided(learner, groups)
+        adamw = torch.optim.AdamW(others, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+        return Together([RowwiseAdagrad(of_tables, lr=config.lr), adamw])
     if config.optimizer == "adamw":
-        betas = (config.beta1, config.beta2)
         return torch.optim.AdamW(groups, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
     kind = LARS if config.optimizer == "lars" else torch.optim.SGD
     return kind(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

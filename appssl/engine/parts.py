@@ -34,19 +34,19 @@ class InParts:
     def __init__(self, module: nn.Module, size: int) -> None:
         self.module, self.size, self.was_used = module, size, False
         self._whole = module.forward
-        module.forward = self  # type: ignore[method-assign,assignment]
+        module.forward = self
 
     def __call__(self, inputs: Tensor) -> Tensor:
         self.was_used = True
         if not torch.is_grad_enabled() or len(inputs) <= self.size:
-            return self._whole(inputs)  # type: ignore[no-any-return]
+            return self._whole(inputs)
         return torch.cat([self._part(part) for part in inputs.split(self.size)])
 
     def _part(self, inputs: Tensor) -> Tensor:
         made: Any = checkpoint(
             self._whole, inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _remembering_off(self.module))
         )
-        return made  # type: ignore[no-any-return]
+        return made
 
     def undo(self) -> None:
         del self.module.forward
@@ -64,7 +64,7 @@ def _remembering_off(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, count) in zip(norms, before, strict=True):
             norm.momentum = momentum
-            if norm.num_batches_tracked is not None:
+            if norm.num_batches_tracked is not None and count is not None:
                 norm.num_batches_tracked.copy_(count)
 
 

@@ -47,6 +47,8 @@ class GatedAttention(nn.Module):
 
 
 class ABMIL(nn.Module):
+    is_mean_over_samples = True
+
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__()
         width, num_classes = int(context.backbone.num_features), len(context.meta.classes)  # type: ignore[arg-type]

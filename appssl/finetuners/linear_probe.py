@@ -25,6 +25,8 @@ class Config(Settings):
 class LinearProbe(nn.Module):
     """The backbone never changes: no gradient, evaluation mode also while training."""
 
+    is_mean_over_samples = True
+
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__()
         width, num_classes = int(context.backbone.num_features), len(context.meta.classes)  # type: ignore[arg-type]

@@ -57,6 +57,7 @@ class Expert(nn.Module):
 
 
 class SADE(nn.Module):
+    is_mean_over_samples = True
     adjustments: Tensor
     omega: Tensor
 

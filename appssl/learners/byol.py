@@ -34,6 +34,8 @@ class Config(Settings):
 
 
 class BYOL(nn.Module):
+    is_mean_over_samples = True
+
     def __init__(self, config: Config, backbone: nn.Module) -> None:
         super().__init__()
         self.config = config

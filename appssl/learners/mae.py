@@ -53,6 +53,7 @@ class Config(Settings):
 
 
 class MAE(nn.Module):
+    is_mean_over_samples = True
     positions: Tensor
 
     def __init__(self, config: Config, backbone: VisionTransformer, input_shape: tuple[int, ...]) -> None:

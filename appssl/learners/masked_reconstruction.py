@@ -68,6 +68,8 @@ class Decoder(nn.Module):
 
 
 class MaskedReconstruction(nn.Module):
+    is_mean_over_samples = True
+
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__()
         self.config = config

@@ -43,6 +43,8 @@ class Config(Settings):
 
 
 class SimMIM(nn.Module):
+    is_mean_over_samples = True
+
     def __init__(self, config: Config, backbone: VisionTransformer, input_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.config = config

@@ -36,6 +36,8 @@ class Config(Settings):
 
 
 class SimSiam(nn.Module):
+    is_mean_over_samples = True
+
     def __init__(self, config: Config, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone

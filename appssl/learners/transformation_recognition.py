@@ -29,6 +29,8 @@ class Config(Settings):
 
 
 class TransformationRecognition(nn.Module):
+    is_mean_over_samples = True
+
     def __init__(self, backbone: nn.Module, num_changes: int, hidden: int) -> None:
         super().__init__()
         self.backbone = backbone

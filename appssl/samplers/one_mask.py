@@ -32,6 +32,8 @@ class Config(Settings):
 
 
 class OneMask:
+    is_drawn_by_batch = True
+
     def __init__(self, tokens: np.ndarray, rows: np.ndarray, masks: ItemMasks) -> None:
         """
         Args:

@@ -90,6 +90,7 @@ def finetune(
         return {
             "num_examples": len(examples),
             "num_steps": result.num_steps,
+            "micro_batches": result.micro_batches,
             "samples_per_second": result.samples_per_second,
             "data_wait_share": result.data_wait_share,
         }

@@ -91,6 +91,7 @@ def pretrain(
         save_state(writer, "encoder.safetensors", learner.export().state_dict())
         return {
             "num_steps": result.num_steps,
+            "micro_batches": result.micro_batches,
             "samples_per_second": result.samples_per_second,
             "data_wait_share": result.data_wait_share,
         }

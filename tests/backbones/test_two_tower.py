@@ -19,6 +19,21 @@ def test_features_equal_means_per_field_and_layers_written_out():
     torch.testing.assert_close(tower(items), tower.layers(torch.stack(rows)))
 
 
+def test_fields_of_one_token_give_the_same_bytes_as_means_of_one():
+    fields = [{"name": "a", "start": 0, "length": 1}, {"name": "b", "start": 1, "length": 1}]
+    meta = Meta(source="recsys", domain="recsys", task="ranking", facts={"fields": fields, "vocab_size": 9})
+    tower = build(Config(), (2,), meta)
+    single, padded = torch.tensor([[1, 4], [0, 5], [3, 0]]), torch.tensor([[1, 4, 0, 0], [0, 5, 0, 0], [3, 0, 0, 0]])
+    means = build(Config(), (4,), META)
+    means.load_state_dict(tower.state_dict())
+    gradients = []
+    for found in (tower, means):
+        features = found(single if found is tower else padded)
+        features.square().sum().backward()
+        gradients.append([features.detach(), *(p.grad for p in found.parameters())])
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+
+
 def test_missing_tokens_count_for_nothing_and_order_within_a_field_does_not_matter():
     tower = build(Config(), (4,), META)
     torch.testing.assert_close(tower(torch.tensor([[1, 4, 5, 0]])), tower(torch.tensor([[1, 0, 5, 4]])))

@@ -6,6 +6,7 @@ import torch
 
 from appssl.backbones import two_tower
 from appssl.contracts import Context, Meta
+from appssl.errors import DataError
 from appssl.finetuners.retrieval import Config, Interactions, build, in_batch_softmax
 from appssl.ops.individual_temperatures import Temperatures
 
@@ -142,6 +143,29 @@ def test_batches_hold_users_and_items_of_the_log():
     assert torch.isfinite(learner()(batch).loss)
 
 
+class LongLog(Log):
+    """1,000 events of one user for each of two items."""
+
+    def interactions(self, part):
+        items = np.arange(1000) % 2
+        return np.zeros(1000, dtype=np.int64), items, np.arange(1000)
+
+
+def test_a_share_of_the_events_is_the_same_for_every_training_and_keeps_their_order():
+    tenth, third = (Interactions(Config(event_share=share), LongLog()) for share in (0.1, 0.3))
+    assert 70 < len(tenth) < 130
+    assert 250 < len(third) < 350
+    again = Interactions(Config(event_share=0.1), LongLog())
+    assert np.array_equal(tenth.items, again.items)
+    assert 0.3 < tenth.items.mean() < 0.7
+    assert len(Interactions(Config(), LongLog())) == 1000
+
+
+def test_a_share_that_leaves_nothing_says_so():
+    with pytest.raises(DataError, match=r"event_share 1e-09 leaves none of 1000 training events"):
+        Interactions(Config(event_share=1e-9), LongLog())
+
+
 def literal_robust(users, vectors, items, tau, rho):
     """tau_i log mean exp(h_ij / tau_i) + tau_i rho over items other than the own one, for each row."""
     losses = []
@@ -205,3 +229,85 @@ def test_a_hidden_number_leaves_the_vector_of_the_content():
     content = torch.nn.functional.normalize(own.content(own.backbone(own.tokens)), dim=1)
     torch.testing.assert_close(vectors[[1, 3]], content[[1, 3]])
     torch.testing.assert_close(vectors[[0, 2]], own.items(numbers)[[0, 2]])
+
+
+def shared(**values):
+    return learner(negatives="shared", num_negatives=6, **values).double()
+
+
+def literal_shared(own, batch, draws, corrected):
+    """Items 0, 1, 2 have 2, 1, 1 training events; 3 has none and is never drawn."""
+    q = {item: (math.log(rank + 2) - math.log(rank + 1)) / math.log(4) for rank, item in enumerate([0, 1, 2])}
+    users, vectors = own.users(batch["input"], batch["target"]), own.items(torch.arange(4))
+    total = 0.0
+    for user, item in zip(users, batch["target"].tolist(), strict=True):
+        score = [float((user @ vector).detach()) / own.temperature for vector in vectors]
+        weight = {n: 1 / (len(draws) * q[n]) if corrected else 1.0 for n in q}
+        others = sum(weight[n] * math.exp(score[n]) for n in draws if n != item)
+        total -= math.log(math.exp(score[item]) / (math.exp(score[item]) + others))
+    return total / len(users)
+
+
+@pytest.mark.parametrize("logq", [True, False])
+def test_with_shared_negatives_the_loss_is_the_equation_for_the_draws(logq):
+    own, batch = shared(logq=logq), Interactions(model_config(), Log()).batch(np.arange(4), seed=0, epoch=0)
+    torch.manual_seed(5)
+    found = own.negatives()
+    draws = [int(item) for item, count in zip(found.items, found.counts, strict=True) for _ in range(count)]
+    assert len(draws) == 6
+    torch.manual_seed(5)
+    value = float(own(batch).loss.detach())
+    assert value == pytest.approx(literal_shared(own, batch, draws, logq), rel=1e-9)
+    torch.manual_seed(5)
+    assert float(own.match(batch, own.items(batch["target"])).loss.detach()) == pytest.approx(value, rel=1e-12)
+
+
+def test_items_are_drawn_by_falling_training_events_and_cold_ones_never():
+    assert Interactions(Config(negatives="shared"), Log()).facts["ranked"].tolist() == [0, 1, 2]
+    assert "ranked" not in Interactions(Config(), Log()).facts
+
+
+def test_shared_negatives_are_trained_too():
+    own = shared(history=0)
+    with torch.no_grad():
+        own.user_ids.weight.normal_()
+    own({"input": torch.tensor([0]), "target": torch.tensor([1])}).loss.backward()
+    moved = own.item_ids.weight.grad.abs().sum(1) > 0
+    assert moved[0]
+    assert not moved[3]
+
+
+def test_streaming_frequencies_take_the_place_of_shares_and_learn_in_training_only():
+    own, batch = learner(frequencies="streaming"), Interactions(Config(), Log()).batch(np.arange(4), seed=0, epoch=0)
+    own.eval()(batch)
+    assert int(own.frequencies.steps) == 0
+    own.train()(batch)
+    own({"input": batch["input"][1:2], "target": batch["target"][1:2]})
+    value = float(own(batch).loss.detach())
+    logits = own.users(batch["input"], batch["target"]) @ own.items(batch["target"]).T / own.temperature
+    gap = 0.99 * 1 + 0.01 * 2  # of items 0 and 2, which the second of three batches did not have; of item 1 it is 1
+    share = {0: 1 / gap, 1: 1.0, 2: 1 / gap}
+    assert value == pytest.approx(literal(logits.tolist(), batch["target"].tolist(), share), rel=1e-5)
+    assert {"frequencies.gaps", "frequencies.last", "frequencies.steps"} <= own.state_dict().keys()
+
+
+def test_tables_may_have_a_learning_rate_of_their_own():
+    others, tables = learner(table_lr=30.0).param_groups()
+    assert (tables["lr_scale"], len(tables["params"])) == (30.0, 3)
+    assert "lr_scale" not in others
+    assert len(others["params"]) + 3 == len(list(learner().parameters()))
+    (every,) = learner().param_groups()
+    assert "lr_scale" not in every
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"negatives": "shared", "logq": False, "user_temperatures": Temperatures()}, "set negatives to in_batch"),
+        ({"frequencies": "streaming", "logq": False}, "frequencies streaming needs logq true"),
+        ({"frequencies": "streaming", "negatives": "shared"}, "frequencies streaming needs logq true"),
+    ],
+)
+def test_settings_that_nothing_would_use_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**values)

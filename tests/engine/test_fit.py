@@ -476,11 +476,11 @@ def start(folder, *, steps=240, workers=0):
 @pytest.mark.parametrize("notice", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_notice_to_every_process_of_a_job_stops_it_when_its_step_is_saved(tmp_path, notice):
     process = start(tmp_path, steps=100_000, workers=2)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(tmp_path.glob("checkpoints/step-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, notice)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=180)
     assert "InterruptedTraining: stopped on request after step" in said, said[-2000:]
 
 

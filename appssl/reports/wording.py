@@ -88,10 +88,13 @@ def in_order(found: Iterable[str], known: Mapping[str, int]) -> list[str]:
 
 
 def direction_of(metric: str, known: Mapping[str, int]) -> int | None:
-    """Direction of a metric, or of the metric it is a slice of (`recall@20_tail` of `recall@20`)."""
-    if metric in known:
-        return known[metric]
-    family = [d for name, d in known.items() if name.split("@")[0] == re.split(r"[@_/ ]", metric)[0]]
+    """Direction of a metric, of that of a baseline (`popularity_mrr@20`), or of a slice (`recall@20_tail`) of it."""
+    words = metric.split("_")
+    for start in range(len(words)):
+        if (of_baseline := "_".join(words[start:])) in known:
+            return known[of_baseline]
+    own = re.split("@" if "@" in metric else r"[_/ ]", metric)[0]
+    family = [d for name, d in known.items() if name.split("@")[0] == own]
     return family[0] if family and len(set(family)) == 1 else None
 
 

@@ -64,5 +64,13 @@ def test_direction_of_a_slice_is_that_of_its_metric():
     assert wording.direction_of("unknown", known) is None
 
 
+def test_direction_of_a_baseline_is_that_of_its_metric_and_not_of_one_with_its_name():
+    known = wording.directions(["ranking"])
+    names = ("popularity@20", "popularity_popularity@20", "popularity_mrr@20", "item_knn_recall@20_tail", "als_gini@20")
+    assert [wording.direction_of(name, known) for name in names] == [-1, -1, 1, 1, -1]
+    assert wording.direction_of("mrr@20_minus_popularity", known) == 1
+    assert wording.direction_of("popularity_other@20_x", known) is None
+
+
 def test_directions_of_a_plugin_that_is_not_installed_are_unknown():
     assert wording.directions(["classification", "elsewhere.metrics"])["calibration_error"] == -1

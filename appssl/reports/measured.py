@@ -126,7 +126,7 @@ def _unit_bar(m: dict[str, Any]) -> Html:
 
 
 def comparisons(run: Run) -> Html:
-    """Paired differences, this recipe minus the other."""
+    """Paired differences, this recipe minus the other; those of deciles folded away."""
     rows = run.comparisons()
     if not rows:
         return Html("")
@@ -134,12 +134,12 @@ def comparisons(run: Run) -> Html:
     ends = [abs(row[key]) for row in rows for key in ("value", "low", "high") if is_number(row.get(key))]
     reach = max([*ends, 1e-9])
     order = {metric: i for i, metric in enumerate(in_order({row["metric"] for row in rows}, known))}
-    body = []
+    body: dict[bool, list[Any]] = {False: [], True: []}  # of deciles or not
     others = list(dict.fromkeys(row["against"] for row in rows))
     for row in sorted(rows, key=lambda row: (others.index(row["against"]), order[row["metric"]])):
         found = verdict(row, direction_of(row["metric"], known))
         shown = bar(row["value"], row.get("low"), row.get("high"), start=-reach, end=reach, zero=True)
-        body.append(
+        body[is_decile(row["metric"])].append(
             [
                 row["against"],
                 readable(row["metric"]),
@@ -154,7 +154,9 @@ def comparisons(run: Run) -> Html:
         "This recipe minus the other, on the same test samples and the same bootstrap resamples. "
         "An interval that includes 0 shows no difference. The intervals are not corrected for their number."
     )
-    return section("comparisons", "Comparisons", paragraph(explained, class_="soft small"), table(head, body))
+    of_deciles = [details(f"By decile of items ({len(body[True])})", table(head, body[True]))] if body[True] else []
+    parts = [paragraph(explained, class_="soft small"), table(head, body[False]), *of_deciles]
+    return section("comparisons", "Comparisons", *parts)
 
 
 def evaluation_figures(run: Run) -> Html:

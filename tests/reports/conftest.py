@@ -194,7 +194,15 @@ def write_ranking(folder: Path, data: Artifact) -> None:
                 "low": -0.01,
                 "high": 0.05,
                 "num_groups": 610,
-            }
+            },
+            {
+                "against": "popularity",
+                "metric": "recall@20_decile_02",
+                "value": 0.03,
+                "low": -0.01,
+                "high": 0.06,
+                "num_groups": 7,
+            },
         ],
     )
     out.table("predictions.parquet", pl.DataFrame({"user": [EVIL, "u2"], "recall@20": [0.5, 0.1]}))

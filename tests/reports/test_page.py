@@ -62,6 +62,10 @@ def test_deciles_of_items_have_a_figure_and_a_table_of_their_own(built):
     assert folded
     assert "recall@20 decile" not in words(before)
     assert [f"recall@20 decile {number}" in words(after) for number in ("01", "02", "10")] == [True] * 3
+    shown, folded, hidden = page.partition("By decile of items (1)")
+    assert folded
+    assert "+0.0300" not in words(shown)
+    assert "+0.0300" in words(hidden)
     assert "rest on 7" not in words(page)  # seven users of a decile are no reason to doubt the whole
 
 

@@ -155,6 +155,7 @@ def fit(
         )
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a pass over each tensor
     warnings.filterwarnings("ignore", "The `srun` command is available")  # whoever starts this has chosen how
     fabric = Fabric(
         accelerator="cuda" if accelerator == "gpu" else accelerator,

@@ -607,7 +607,7 @@ TWO = """
 def train_on_two(tmp_path, folder, strategy, steps, learner="Deep", processes=2):
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(TWO))
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "29517"]
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
     command = [*run, str(script), str(folder), strategy, str(steps), learner, str(processes)]
     env = environment(OMP_NUM_THREADS="1")
     done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, check=False)

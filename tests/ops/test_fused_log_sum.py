@@ -13,7 +13,9 @@ from appssl.ops import contrastive
 from appssl.ops.contrastive import log_sum_of_others
 
 pytest.importorskip("triton", reason="Triton is not installed: the kernels of a GPU are not tested here")
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: kernels are only interpreted here")
+on_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="KERNELS NOT TESTED ON A GPU: no CUDA device, they are only interpreted here"
+)
 
 
 # Whether kernels are interpreted is decided when Triton is loaded: in a process of its own.

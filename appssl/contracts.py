@@ -410,7 +410,7 @@ class Scored:
         features: (N, F) float32 encoder features, or None. train_features, train_target: those of labelled training
         rows, or None. classes: names. columns: other columns of `samples` for slices. facts: `Meta.facts` of the data.
         rescored: gives the classifier's probabilities for the same rows after a function changed their raw samples, or
-        None without a classifier.
+        None without a classifier. stages: of continual pretraining in order, this one last; () otherwise.
     """
 
     ids: np.ndarray
@@ -425,6 +425,21 @@ class Scored:
     bags: BagScores | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     rescored: Callable[[Callable[[Any], Any]], np.ndarray] | None = None
+    stages: tuple[TrainedStage, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainedStage:
+    """A stage of continual pretraining. `own`: (N,) bool, which test rows are of its part of the data.
+
+    `probabilities`: (N, K) of the model that stood on the encoder after it. `losses`: of that encoder's training, for
+    training samples of each stage up to this one; None where unknown.
+    """
+
+    recipe: str
+    own: np.ndarray
+    probabilities: np.ndarray
+    losses: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)

@@ -130,21 +130,24 @@ class Planner:
         folder = f"{recipe.domain}/{recipe_name}/s{seed}"
         inputs: dict[str, dict[str, str]] = {"data": {"data": f"data/{key}"}}
         encoder = self._encoder(recipe, folder, seed, path, point)
+        start, past = self._start(recipe, seed, path, point)
         if isinstance(recipe.pretrain, Pretrain):
-            own = digest_of({"data": key, "seed": seed, "settings": recipe.pretrain.plain()})
+            own = digest_of({"data": key, "seed": seed, "settings": recipe.pretrain.plain(), **start})
             first = self.encoders.setdefault(own, folder)
             if point is not None and first != folder:
                 encoder = {"encoder": f"{first}/pretrain"}
                 del run["stages"]["pretrain"]
-            run["encoder"] = encoder["encoder"]
+            run |= {"encoder": encoder["encoder"], "onward": recipe.pretrain.onward, "past": past}
         labels = {"labels": f"{folder}/pseudolabel"} if recipe.pseudolabel else {}
         model = {"model": f"{folder}/finetune"} if recipe.finetune else {}
         uses_pseudo = recipe.finetune is not None and recipe.finetune.labels != "given"
+        compared = self._compared(recipe, seed, path, point)
+        self._refuse_unknown_past(recipe, run, compared, path)
         inputs |= {
-            "pretrain": {},
+            "pretrain": start,
             "pseudolabel": encoder,
             "finetune": {**encoder, **(labels if uses_pseudo else {})},
-            "evaluate": {**encoder, **model, **self._compared(recipe, seed, path, point)},
+            "evaluate": {**encoder, **model, **compared},
         }
         for stage in [*run["stages"]][:-1]:
             run["stages"][stage] = {
@@ -264,6 +267,35 @@ class Planner:
             self._wrong(path, "pretrain.from", f"names {name}, which has no pretrain block of its own.")
             return {}
         return {"encoder": run["encoder"]}
+
+    def _start(self, recipe: Recipe, seed: int, path: Path, point: Point | None) -> tuple[dict[str, str], list[str]]:
+        """The pretraining that this one goes on from, if any, and the names of the runs before, the first one first."""
+        if not isinstance(recipe.pretrain, Pretrain) or recipe.pretrain.after is None:
+            return {}, []
+        name = recipe.pretrain.after
+        run = self._other(name, recipe, seed, path, point, field="pretrain.after")
+        if run is None:
+            return {}, []
+        if "encoder" not in run:
+            message = f"names {name}, which has no pretrain block of its own, or goes on from this one in turn."
+            self._wrong(path, "pretrain.after", message)
+            return {}, []
+        if not run["onward"]:
+            self._wrong(
+                path, "pretrain.after", f"names {name}, which keeps nothing to go on from. Set its onward: true."
+            )
+        return {"start": run["encoder"]}, [*run["past"], run["name"]]
+
+    def _refuse_unknown_past(
+        self, recipe: Recipe, run: dict[str, Any], compared: Mapping[str, str], path: Path
+    ) -> None:
+        """Notes an evaluation of forgetting that is not compared with every stage before."""
+        if recipe.evaluate is None or all(each.name != "forgetting" for each in recipe.evaluate.evaluators):
+            return
+        lacking = [name for name in run.get("past", []) if f"compare:{name}" not in compared]
+        if lacking:
+            message = f"lacks {', '.join(lacking)}: forgetting is measured against all earlier stages. Add it."
+            self._wrong(path, "evaluate.compare", message)
 
     def _compared(self, recipe: Recipe, seed: int, path: Path, point: Point | None) -> dict[str, str]:
         inputs: dict[str, str] = {}

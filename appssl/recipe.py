@@ -100,8 +100,11 @@ class Probe(Settings):
     alarm: float = Field(1.5, ge=1, description="effective rank of the features below which collapse is said")
 
 
+Where = dict[str, tuple[str, ...]]
+
+
 class Pretrain(Settings):
-    """Block `pretrain`: an encoder without labels."""
+    """Block `pretrain`: an encoder without labels, from the beginning or where another training stopped."""
 
     backbone: Method("backbones") = Field(description="the encoder")  # type: ignore[valid-type]
     views: Method("views") = Field(description="what the encoder sees of a sample")  # type: ignore[valid-type]
@@ -109,6 +112,22 @@ class Pretrain(Settings):
     learner: Method("learners") = Field("joint_embedding", description="what a training step is")  # type: ignore[valid-type]
     fit: Fit = Field(Fit(), description="length, optimizer, schedule")
     probe: Probe = Field(Probe(), description="measuring the encoder on the way; never changes the training")
+    where: Where = Field({}, description="columns of the samples, and which values training rows have; else all rows")
+    onward: bool = Field(
+        False,
+        description="keep what another recipe's training can go on from: weights and moments before the annealing, "
+        "where the schedule has one, else at the end",
+    )
+    after: str | None = Field(
+        None, description="recipe with onward whose training this one goes on from, such as on new data"
+    )
+    moments: bool = Field(True, description="of after: go on with the optimizer's moments too")
+
+    @model_validator(mode="after")
+    def _rate_does_not_rise_again(self) -> "Pretrain":
+        if self.after is not None and getattr(self.fit.schedule, "first_stage", False):
+            raise ValueError("after another training the schedule infinite needs first_stage: false")
+        return self
 
 
 class From(Settings):
@@ -140,6 +159,7 @@ class Finetune(Settings):
     )
     views: Method("views") | None = Field(None, description="only without a pretrain block")  # type: ignore[valid-type]
     fit: Fit = Field(Fit(), description="length, optimizer, schedule")
+    where: Where = Field({}, description="columns of the samples, and which values training rows have; else all rows")
 
 
 class Evaluate(Settings):

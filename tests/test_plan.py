@@ -214,3 +214,49 @@ def test_an_encoder_of_another_recipe_is_that_of_the_same_data(plan):
 def test_a_point_with_a_setting_that_a_recipe_lacks_is_refused(plan):
     with pytest.raises(SettingsError, match=r"pretrain\.fit is not a setting of pretrain"):
         plan("other", points={"x": {"pretrain.fit.lr": 0.1}}, other=OTHER)
+
+
+FIRST = FULL.replace("{backbone: cnn1d, views: signal,", "{onward: true, backbone: cnn1d, views: signal,")
+NEXT = """\
+description: the next stage
+domain: wearable
+data: full
+pretrain: {backbone: cnn1d, views: signal, after: full}
+finetune: {finetuner: linear_probe}
+evaluate: {evaluators: [classification, forgetting], compare: [full]}
+"""
+
+
+def test_a_training_that_goes_on_reads_the_one_before(plan):
+    made = plan("next", full=FIRST, next=NEXT)
+    assert stages(made, "next")["pretrain"]["inputs"]["start"] == "wearable/full/s0/pretrain"
+    assert stages(made, "next")["finetune"]["inputs"]["encoder"] == "wearable/next/s0/pretrain"
+
+
+def test_at_a_point_of_a_sweep_it_goes_on_from_that_point(plan):
+    made = plan("full", "next", full=FIRST, next=NEXT, points={"lr": {"pretrain.fit.lr": 0.01}})
+    assert stages(made, "next@lr")["pretrain"]["inputs"]["start"] == "wearable/full@lr/s0/pretrain"
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"next": NEXT}, r"pretrain.after names full, which keeps nothing to go on from. Set its onward: true"),
+        ({"full": FIRST, "next": NEXT.replace("compare: [full]", "compare: []")}, r"evaluate.compare lacks full"),
+        ({"full": FIRST, "next": NEXT.replace("after: full", "after: fulll")}, r"fulll"),
+        (
+            {
+                "full": FIRST.replace("{onward: true,", "{onward: true, after: next,"),
+                "next": NEXT.replace("{backbone", "{onward: true, backbone"),
+            },
+            r"or goes on from this one in turn",
+        ),
+        (
+            {"full": FIRST, "next": NEXT.replace("after: full", "after: full, fit: {schedule: infinite}")},
+            r"needs first_stage: false",
+        ),
+    ],
+)
+def test_what_a_training_cannot_go_on_from_is_refused(plan, texts, message):
+    with pytest.raises(SettingsError, match=message):
+        plan("next", **texts)

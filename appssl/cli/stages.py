@@ -59,6 +59,7 @@ def pretrain(
     config: Config,
     data: Data,
     out: Out,
+    start: Annotated[Path | None, typer.Option("--start", help="Folder of the pretraining to go on from.")] = None,
     accelerator: Accelerator = "auto",
     devices: Devices = 0,
     strategy: Strategy = "auto",
@@ -70,7 +71,7 @@ def pretrain(
 
     wanted = read_config(config, "pretrain")
     machine: dict[str, Any] = {"accelerator": accelerator, "devices": max(1, devices), "strategy": strategy}
-    _done(stage(wanted, data, out, **machine, workers=workers).folder)
+    _done(stage(wanted, data, out, start_dir=start, **machine, workers=workers).folder)
 
 
 def pseudolabel(config: Config, data: Data, encoder: Encoder, out: Out, accelerator: Accelerator = "auto") -> None:

@@ -131,6 +131,8 @@ def fit(
     strategy: str = "auto",
     workers: int = 0,
     probe: Probing | None = None,
+    start: Checkpoint | None = None,
+    onward: Path | None = None,
     name: str = "training",
 ) -> FitResult:
     """Trains a learner in place; goes on from the newest checkpoint in `state_dir`.
@@ -140,6 +142,9 @@ def fit(
         state_dir: gets `checkpoints/`, `micro_batches.json`, and `diverged/` when the loss is not finite.
         workers: processes that make batches; never changes the result. probe: is asked on the first process; what it
             measures goes into the journal and nowhere else.
+        start: state of a learner like this one that the training begins with, with or without moments.
+        onward: folder that gets a checkpoint which another training can start from: that before the annealing where
+            the schedule has a `branch`, else the last.
         strategy: auto (ddp on several devices), ddp, or fsdp, which divides the model among the devices. Every process
             calls this function.
     Raises:
@@ -183,15 +188,18 @@ def fit(
         _compile(learner, fabric.device)
     trained, optimizer = _set_up(fabric, learner, config)
     torch.manual_seed(seed + 1000 * fabric.global_rank)
-    start = _resume(learner, optimizer, state_dir, num_steps)
+    first = _resume(learner, optimizer, state_dir, num_steps)
+    if start is not None and first == 0:
+        _begin(learner, optimizer, start)
+    branch = _branch(config.schedule, num_steps) if onward is not None else None
 
-    clock = Clock(name, start, num_steps, config.batch_size, shown=fabric.is_global_zero)
+    clock = Clock(name, first, num_steps, config.batch_size, shown=fabric.is_global_zero)
     meter = Meter(fabric.device)
-    loader = batches(examples, order, start=start, stop=num_steps, workers=workers, pin=fabric.device.type == "cuda")
+    loader = batches(examples, order, start=first, stop=num_steps, workers=workers, pin=fabric.device.type == "cuda")
     in_parts = backbone_in_parts(learner, config.backbone_batch)
     with attempt.watched(), closing(loader), _signals() as asked_to_stop, in_parts as parts:
-        logged = saved = start
-        for step in range(start, num_steps):
+        logged = saved = first
+        for step in range(first, num_steps):
             lr = config.lr * schedule(step, num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -224,10 +232,12 @@ def fit(
             if probe is not None and probe.is_due(step + 1, num_steps):
                 _probe(fabric, probe, journal, step + 1)
             meter.add(step, mean_loss, metrics)
+            done = step + 1
+            if onward is not None and done == branch:
+                _save(fabric, learner, optimizer, done, onward, keep=1)
 
             # The one place where the host waits for the device. Checkpoints are written here only, so that an interval
             # never spans a resume and the logged means do not depend on when a process was killed.
-            done = step + 1
             if done % config.log_every and done < num_steps:
                 continue
             means, bad_step = meter.read()
@@ -245,7 +255,7 @@ def fit(
             logged = done
             stopping = _any(fabric, asked_to_stop()) and done < num_steps
             if done - saved >= config.checkpoint_steps or done == num_steps or stopping:
-                _save(fabric, learner, optimizer, done, state_dir, keep=config.keep_checkpoints)
+                _save(fabric, learner, optimizer, done, state_dir / "checkpoints", keep=config.keep_checkpoints)
                 saved = done
             if stopping:
                 raise InterruptedTraining(
@@ -253,7 +263,7 @@ def fit(
                 )
     sharding.make_whole(learner)
     rate, waiting_share = clock.total(num_steps)
-    return FitResult(num_steps, start, rate, waiting_share, order.accumulate)
+    return FitResult(num_steps, first, rate, waiting_share, order.accumulate)
 
 
 def _nodes() -> int:
@@ -353,12 +363,42 @@ def _resume(learner: nn.Module, optimizer: Any, state_dir: Path, num_steps: int)
     return checkpoint.step
 
 
-def _save(fabric: Fabric, learner: nn.Module, optimizer: Any, step: int, state_dir: Path, *, keep: int) -> None:
+def _branch(schedule: Any, num_steps: int) -> int:
+    """The number of steps after which a later training goes on."""
+    module = registry.load("schedules", schedule.name)
+    return module.branch(schedule, num_steps) if hasattr(module, "branch") else num_steps
+
+
+def _begin(learner: nn.Module, optimizer: Any, start: Checkpoint) -> None:
+    """Loads what an earlier training left; rates and the like stay those of this one.
+
+    Raises:
+        SettingsError: if this learner is another one.
+    """
+    tensors = {name: tensor for name, tensor in start.model.items() if not name.startswith("random.")}
+    own = learner.state_dict()
+    other = sorted(own.keys() ^ tensors.keys())
+    other += [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+    if other:
+        raise SettingsError(
+            f"pretrain.after: the training to go on from has other weights, or another size of data: "
+            f"{', '.join(other[:5])}. Use its backbone, views and learner; methods that keep something of each sample "
+            "need the same data."
+        )
+    sharding.load_model(learner, tensors)
+    if start.optimizer:
+        own_moments = {name: tensor.clone() for name, tensor in start.optimizer.items()}  # updated in place
+        state = unflatten_optimizer(own_moments, start.values["optimizer"])
+        groups = optimizer.optimizer.state_dict()["param_groups"]
+        sharding.load_optimizer(optimizer.optimizer, {**state, "param_groups": groups})
+
+
+def _save(fabric: Fabric, learner: nn.Module, optimizer: Any, step: int, folder: Path, *, keep: int) -> None:
     model = {**sharding.whole(learner.state_dict()), **random_state()}
     state = sharding.whole_state(optimizer.optimizer)
     if fabric.is_global_zero:
         tensors, plain = flatten_optimizer(state)
-        write_checkpoint(state_dir / "checkpoints", Checkpoint(step, model, tensors, {"optimizer": plain}), keep=keep)
+        write_checkpoint(folder, Checkpoint(step, model, tensors, {"optimizer": plain}), keep=keep)
     fabric.barrier()
 
 

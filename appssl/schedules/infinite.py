@@ -66,6 +66,11 @@ def build(config: Config) -> Callable[[int, int], float]:
     return factor
 
 
+def branch(config: Config, num_steps: int) -> int:
+    """Steps before the annealing, N_d: after them a later stage goes on."""
+    return max(1, int(config.constant_end * num_steps))
+
+
 def infinite_factor(
     n: int, boundaries: tuple[int, int, int, int], *, constant: float, final: float, cooldown: Cooldown = "cosine"
 ) -> float:

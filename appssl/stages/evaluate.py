@@ -11,7 +11,7 @@ import torch
 
 from appssl import registry
 from appssl.artifact import Artifact, ArtifactWriter
-from appssl.contracts import BagScores, Metric, PreparedData, Ranked, Scored, Views
+from appssl.contracts import BagScores, Metric, PreparedData, Ranked, Scored, TrainedStage, Views
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
 from appssl.ops.bags import index_bags
@@ -20,6 +20,7 @@ from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
 from appssl.stages.adapt import adapt_to
 from appssl.stages.bag_scores import bag_probabilities
+from appssl.stages.continual import trained_stages
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import load_encoder, load_model, open_data
 from appssl.stages.rows import class_numbers, evaluation_table
@@ -86,6 +87,8 @@ def _classification(
     scored, adapted = _score(config, data, inputs, accelerator)
     if adapted is not None:
         writer.json("adapted.json", adapted)
+    if any(hasattr(registry.load("evaluators", each.name), "NEEDS_STAGES") for each in settings.evaluators):
+        scored = replace(scored, stages=_stages(scored, inputs, others))
     metrics = {}
     for evaluator in settings.evaluators:
         built = registry.build("evaluators", evaluator)
@@ -147,6 +150,18 @@ def _score(
         rescored=rescored,
     )
     return scored, adapted
+
+
+def _stages(scored: Scored, inputs: Inputs, others: dict[str, Artifact]) -> tuple[TrainedStage, ...]:
+    """Stages of continual pretraining whose models `others` hold, if the encoder is the last of them."""
+    if "encoder" not in inputs or scored.probabilities is None or scored.columns is None:
+        return ()
+    known = {
+        name: _stored(other, "predictions.parquet", "id", scored.ids)
+        for name, other in others.items()
+        if other.has("predictions.parquet")
+    }
+    return trained_stages(inputs["encoder"], scored.columns, scored.probabilities, known)
 
 
 class _Changed:

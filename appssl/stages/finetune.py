@@ -15,6 +15,7 @@ from appssl.engine.fit import fit
 from appssl.engine.loading import LabelledExamples
 from appssl.errors import DataError
 from appssl.ops.journal import Journal
+from appssl.ops.part import limited
 from appssl.plan import StageConfig
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.labels import write_labels
@@ -44,7 +45,7 @@ def finetune(
     settings = config.settings
 
     def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
-        data = open_data(inputs["data"])
+        data = limited(open_data(inputs["data"]), settings.where, field="finetune.where")
         torch.manual_seed(config.seed)
         backbone, views, about = _backbone(settings, inputs, data)
         module = registry.load("finetuners", settings.finetuner.name)

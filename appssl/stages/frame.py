@@ -31,6 +31,7 @@ KINDS = {
 INPUT_KINDS = {
     "data": "data",
     "encoder": "encoder",
+    "start": "encoder",
     "labels": "labels",
     "model": "model",
     "compare": "evaluation",

@@ -13,7 +13,9 @@ from appssl.engine.fit import fit
 from appssl.engine.probe import Probe
 from appssl.errors import SettingsError
 from appssl.ops.journal import Journal
+from appssl.ops.part import limited
 from appssl.plan import StageConfig
+from appssl.stages.continual import read_start, write_onward, write_stages
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import describe, open_data, save_state
 
@@ -23,6 +25,7 @@ def pretrain(
     data_dir: Path,
     out: Path,
     *,
+    start_dir: Path | None = None,
     accelerator: str = "auto",
     devices: int = 1,
     strategy: str = "auto",
@@ -31,13 +34,14 @@ def pretrain(
     """Trains the encoder of a recipe.
 
     Args:
-        data_dir: a data artifact. out: gets `encoder.safetensors`, `encoder.json`, and `probe.json`: what the encoder
-            was worth at the end.
+        data_dir: a data artifact. start_dir: the encoder artifact of the training that this one goes on from, if any.
+        out: gets `encoder.safetensors`, `encoder.json`, and `probe.json`: what the encoder was worth at the end; with
+            `onward` or after another training what `stages/continual` writes.
     """
     settings = config.settings
 
     def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
-        data = open_data(inputs["data"])
+        data = limited(open_data(inputs["data"]), settings.where, field="pretrain.where")
         torch.manual_seed(config.seed)
         views = registry.build("views", settings.views, data.meta)
         examples = registry.build("samplers", settings.sampler, data, views)
@@ -75,6 +79,8 @@ def pretrain(
             strategy=strategy,
             workers=workers,
             probe=probe,
+            start=read_start(inputs["start"], settings) if "start" in inputs else None,
+            onward=out / "state/onward" if settings.onward else None,
         )
         if settings.probe.times and not probe.last:
             probe.measure()  # all steps were done by a process that was stopped before it came here
@@ -89,6 +95,13 @@ def pretrain(
         )
         writer.json("encoder.json", about)
         save_state(writer, "encoder.safetensors", learner.export().state_dict())
+        if settings.onward:
+            write_onward(writer, out / "state/onward")
+        if settings.onward or "start" in inputs:
+            earlier = inputs.get("start")
+            whole = open_data(inputs["data"])
+            losses = write_stages(writer, config, learner, whole, views, digest=inputs["data"].digest, earlier=earlier)
+            journal.metrics(result.num_steps + 1, losses)
         return {
             "num_steps": result.num_steps,
             "micro_batches": result.micro_batches,
@@ -96,4 +109,5 @@ def pretrain(
             "data_wait_share": result.data_wait_share,
         }
 
-    return run_stage(config, out, {"data": data_dir}, work, method=settings.learner.name)
+    folders = {"data": data_dir, "start": start_dir}
+    return run_stage(config, out, folders, work, method=settings.learner.name)

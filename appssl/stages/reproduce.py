@@ -79,7 +79,7 @@ def _run(stage: str, config: StageConfig, inputs: dict[str, Path], out: Path) ->
             prepare_shard(config, number, shard)
         return prepare(config, out, shards)
     if stage == "pretrain":
-        return pretrain(config, inputs["data"], out)
+        return pretrain(config, inputs["data"], out, start_dir=inputs.get("start"))
     if stage == "pseudolabel":
         return pseudolabel(config, inputs["data"], inputs["encoder"], out)
     if stage == "finetune":

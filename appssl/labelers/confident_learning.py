@@ -32,7 +32,7 @@ from appssl.ops.cross_fitting import fit_each, folds, out_of_fold
 from appssl.ops.linear import embedding_matrix
 from appssl.settings import Settings
 
-_SCHEMA = {
+SCHEMA = {
     "label": pl.String,
     "confidence": pl.Float64,
     "weight": pl.Float64,
@@ -49,7 +49,8 @@ class Config(Settings):
 
 
 class ConfidentLearning:
-    def __init__(self, config: Config, seed: int) -> None:
+    def __init__(self, config: Any, seed: int) -> None:
+        """`config`: name, folds, l2."""
         self.config, self.seed = config, seed
         self._ledger: list[dict[str, Any]] = []
 
@@ -59,23 +60,7 @@ class ConfidentLearning:
         Raises:
             DataError: with fewer than two classes or two groups, or embeddings that are all equal or not finite.
         """
-        features, labels = embedding_matrix(table["embedding"]), table["label"].to_list()
-        self._classes = sorted({label for label in labels if label is not None})
-        if len(self._classes) < 2:
-            raise DataError(
-                f"confident_learning needs at least two classes among the labels, found {len(self._classes)} "
-                f"({', '.join(self._classes) or 'no label at all'}). Drop the pseudolabel block."
-            )
-        target = self._numbers(labels)
-        groups = table["group"].to_list()
-        self._fold_of = folds(groups, labels, self.config.folds, self.seed)
-        fold = np.array([self._fold_of[group] for group in groups])
-        if len(set(fold[target >= 0])) < 2:
-            raise DataError("confident_learning needs two groups with labels: each is judged by the others.")
-        self._rare = {k for k in range(len(self._classes)) if len(set(fold[target == k])) < 2}
-        weight = np.ones(len(target))
-        self._models = fit_each(features, target, fold, len(self._classes), self.config.folds, weight, self.config.l2)
-        probabilities = out_of_fold(self._models, features, fold)
+        probabilities, target = self.fit_classifiers(table)
         self._thresholds = thresholds(probabilities, target)
         joint = confident_joint(probabilities, target, self._thresholds)
         judged = int(joint.sum())
@@ -86,15 +71,44 @@ class ConfidentLearning:
                 "taken": int(np.trace(joint)),
                 "confident_joint": joint.tolist(),
                 "noise_rate": float(1 - np.trace(joint) / judged) if judged else 0.0,
-                "unjudged_classes": [self._classes[k] for k in sorted(self._rare)],
+                "unjudged_classes": self.unjudged(),
             }
         ]
+
+    def fit_classifiers(self, table: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (N, K) of rows by classifiers that have not seen them, and class numbers (N,), -1 without."""
+        features, labels = embedding_matrix(table["embedding"]), table["label"].to_list()
+        self._classes = sorted({label for label in labels if label is not None})
+        if len(self._classes) < 2:
+            raise DataError(
+                f"{self.config.name} needs at least two classes among the labels, found {len(self._classes)} "
+                f"({', '.join(self._classes) or 'no label at all'}). Drop the pseudolabel block."
+            )
+        target = self._numbers(labels)
+        groups = table["group"].to_list()
+        self._fold_of = folds(groups, labels, self.config.folds, self.seed)
+        fold = np.array([self._fold_of[group] for group in groups])
+        if len(set(fold[target >= 0])) < 2:
+            raise DataError(f"{self.config.name} needs two groups with labels: each is judged by the others.")
+        self._rare = {k for k in range(len(self._classes)) if len(set(fold[target == k])) < 2}
+        weight = np.ones(len(target))
+        self._models = fit_each(features, target, fold, len(self._classes), self.config.folds, weight, self.config.l2)
+        return out_of_fold(self._models, features, fold), target
+
+    def unjudged(self) -> list[str]:
+        return [self._classes[k] for k in sorted(self._rare)]
+
+    def judged(self, table: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """As `fit_classifiers`, of rows that were fitted or not."""
+        target = self._numbers(table["label"].to_list())
+        fold = np.array([self._fold_of.get(group, -1) for group in table["group"].to_list()], dtype=np.int64)
+        return out_of_fold(self._models, embedding_matrix(table["embedding"]), fold), target
 
     def _numbers(self, labels: list[str | None]) -> np.ndarray:
         known = {name: number for number, name in enumerate(self._classes)}
         unknown = sorted({label for label in labels if label is not None and label not in known})
         if unknown:
-            raise DataError(f"labels that confident_learning was not fitted on: {', '.join(unknown[:10])}.")
+            raise DataError(f"labels that {self.config.name} was not fitted on: {', '.join(unknown[:10])}.")
         return np.array([-1 if label is None else known[label] for label in labels], dtype=np.int64)
 
     def label(self, table: pl.DataFrame) -> pl.DataFrame:
@@ -103,12 +117,10 @@ class ConfidentLearning:
         Raises:
             DataError: if a label was not among those that were fitted.
         """
-        target = self._numbers(table["label"].to_list())
-        fold = np.array([self._fold_of.get(group, -1) for group in table["group"].to_list()], dtype=np.int64)
-        probabilities = out_of_fold(self._models, embedding_matrix(table["embedding"]), fold)
+        probabilities, target = self.judged(table)
         confident = confident_class(probabilities, self._thresholds)
         rows = [self._row(*row) for row in zip(target.tolist(), probabilities, confident.tolist(), strict=True)]
-        made = pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+        made = pl.DataFrame(rows, schema=SCHEMA, orient="row")
         return pl.concat([table.select("id"), made], how="horizontal")
 
     def _row(self, target: int, probabilities: np.ndarray, confident: int) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ instead of a cubic spline; dropout of channels and of devices is added. All but 
 signal.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,23 @@ from torch import Tensor
 from appssl.contracts import Meta
 from appssl.errors import DataError
 from appssl.ops.channels import vectors
+from appssl.ops.drawn_signals import Drawn, DrawnSignals, drawn_signals
+from appssl.ops.signal_changes import (
+    drawn_channels,
+    drawn_factors,
+    drawn_turns,
+    dropped,
+    jitter,
+    permuted,
+    present,
+    remaining,
+    rotated,
+    scaling,
+    segment_order,
+    time_warped,
+    warped_places,
+    zeroed,
+)
 from appssl.settings import Settings, nearest
 
 _SMALLEST_STD = 1e-6  # keeps the normalized signal finite when a channel never changes
@@ -55,6 +73,11 @@ class Config(Settings):
         0.0, ge=0, lt=1, description="probability of each device to be lost (zero) in mode concat; one always stays"
     )
 
+    render: Literal["loader", "device"] = Field(
+        "loader",
+        description="where views are computed: by the processes that load windows, or on the training's device",
+    )
+
     @model_validator(mode="after")
     def _devices_to_lose(self) -> "Config":
         if self.device_dropout and self.mode == "devices":
@@ -74,6 +97,7 @@ class Signal:
             size: samples of a window. plain: number of the device that the plain view shows in mode `devices`.
         """
         self.config = config
+        self.render = config.render
         devices, channels = mean.shape
         self.num_views = config.num_views if config.mode == "concat" else devices
         self.input_shape = (devices * channels if config.mode == "concat" else channels, size)
@@ -86,6 +110,17 @@ class Signal:
         if self.config.mode == "concat":
             return [_tensor(self._view(sample, slice(None), rng)) for _ in range(self.num_views)]
         return [_tensor(self._view(sample, slice(d, d + 1), rng)) for d in range(self.num_views)]
+
+    def drawn(self, samples: Sequence[Any], rngs: Sequence[np.random.Generator]) -> DrawnSignals:
+        """What `views` gives of each sample, with other noise, to be rendered in batches."""
+        parts = [slice(None)] * self.num_views
+        if self.config.mode == "devices":
+            parts = [slice(d, d + 1) for d in range(self.num_views)]
+        draws = []
+        for sample, rng in zip(samples, rngs, strict=True):
+            self._check(sample)
+            draws.append([self._draw(sample[part], rng) for part in parts])
+        return drawn_signals(samples, draws, mean=self._mean, scale=self._scale, triples=self.triples)
 
     def augment(self, sample: Any, rng: np.random.Generator) -> Tensor:
         """Weak jitter and scaling, and lost devices."""
@@ -124,11 +159,39 @@ class Signal:
     def _normalized(self, signal: np.ndarray, part: slice) -> np.ndarray:
         return (signal - self._mean[part]) * self._scale[part]
 
+    def _chances(self, rng: np.random.Generator) -> Any:
+        """Whether a view is turned, cut, warped, scaled, gets noise, loses channels."""
+        c = self.config
+        return rng.random(6) < (c.rotation, c.permutation, c.time_warp, c.scaling, c.jitter, c.dropout)
+
+    def _draw(self, signal: np.ndarray, rng: np.random.Generator) -> Drawn:
+        """What is random about a view of a signal (devices, channels, T)."""
+        c, (devices, channels, size) = self.config, signal.shape
+        turn, cut, warp, scale, noise, drop = self._chances(rng)
+        turns = drawn_turns(devices, c.rotation_degrees, rng) if turn else np.tile(np.eye(3), (devices, 1, 1))
+        order = segment_order(size, c.segments, rng) if cut else np.arange(size)
+        left, share = warped_places(size, c.warp, rng) if warp and size > 1 else (np.arange(size), np.zeros(size))
+        factors = drawn_factors(devices, channels, c.scaling_std, rng) if scale else np.ones((devices, channels, 1))
+        there = present(signal)
+        kept = (
+            drawn_channels(devices, channels, c.dropout_share, rng) if drop else np.ones((devices, channels, 1), bool)
+        )
+        if c.device_dropout:
+            there = remaining(there, c.device_dropout, rng)
+        return Drawn(
+            turns=turns,
+            left=order[left],
+            right=order[np.minimum(left + 1, size - 1)],
+            share=share,
+            factors=factors[:, :, 0],
+            kept=kept[:, :, 0] & there[:, None],
+            noise=c.jitter_std if noise else 0.0,
+            key=int(rng.integers(2**62)),
+        )
+
     def _view(self, sample: np.ndarray, part: slice, rng: np.random.Generator) -> np.ndarray:
         c, signal = self.config, sample[part]
-        turn, cut, warp, scale, noise, drop = rng.random(6) < (
-            c.rotation, c.permutation, c.time_warp, c.scaling, c.jitter, c.dropout,
-        )  # fmt: skip
+        turn, cut, warp, scale, noise, drop = self._chances(rng)
         if turn and len(self.triples):
             signal = rotated(signal, self.triples, c.rotation_degrees, rng)
         signal = self._normalized(signal, part)
@@ -185,99 +248,6 @@ def build(config: Config, meta: Meta) -> Signal:
         size=int(meta.facts["window_samples"]),
         plain=devices.index(config.device) if config.device else 0,
     )
-
-
-# Augmentations: (devices, channels, T) float32 -> the same shape; the argument stays as it is.
-
-
-def jitter(signal: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:
-    """Adds independent Gaussian noise."""
-    noise = rng.standard_normal(signal.shape, np.float32)
-    noise *= np.float32(std)
-    noise += signal
-    return noise
-
-
-def scaling(signal: np.ndarray, std: float, rng: np.random.Generator) -> np.ndarray:
-    """Multiplies every channel by its own factor, Gaussian around 1."""
-    factors = 1 + np.float32(std) * rng.standard_normal((*signal.shape[:2], 1), np.float32)
-    return signal * factors
-
-
-def rotated(signal: np.ndarray, triples: np.ndarray, degrees: float, rng: np.random.Generator) -> np.ndarray:
-    """Turns all vectors (n, 3) of a device by one rotation: axis uniform on the sphere, angle uniform in +- degrees."""
-    axes = rng.standard_normal((len(signal), 3))
-    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
-    turns = rotations(axes, np.deg2rad(degrees) * (2 * rng.random(len(signal)) - 1)).astype(np.float32)
-    result = signal.copy()
-    result[:, triples] = turns[:, None] @ signal[:, triples]  # (D, 1, 3, 3) @ (D, n, 3, T)
-    return result
-
-
-def rotations(axes: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """(n, 3, 3) rotation matrices about unit vectors (n, 3) by angles (n,) in radians; Rodrigues' formula."""
-    x, y, z = axes.T
-    zero = np.zeros_like(x)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3)
-    sine, cosine = np.sin(angles)[:, None, None], np.cos(angles)[:, None, None]
-    return np.eye(3) + sine * cross + (1 - cosine) * (cross @ cross)
-
-
-def permuted(signal: np.ndarray, segments: int, rng: np.random.Generator) -> np.ndarray:
-    """Cuts time at random places into `segments` parts and joins them in random order, all channels alike."""
-    size = signal.shape[2]
-    count = min(segments, size)
-    cuts = np.sort(rng.choice(size - 1, count - 1, replace=False)) + 1
-    edges = np.concatenate([[0], cuts, [size]])
-    order = np.concatenate([np.arange(edges[k], edges[k + 1]) for k in rng.permutation(count)])
-    return np.take(signal, order, axis=2)
-
-
-def time_warped(signal: np.ndarray, warp: float, rng: np.random.Generator) -> np.ndarray:
-    """Faster in one part, slower in another, by up to `warp`; first and last sample stay. Linear interpolation."""
-    size = signal.shape[2]
-    if size < 2:
-        return signal
-    phase = np.linspace(0, np.pi, size) * int(rng.integers(1, 3))  # one or two half waves: ends do not move
-    change = warp * (2 * rng.random() - 1) * (size - 1) / phase[-1]
-    place = np.clip(np.arange(size) + change * np.sin(phase), 0, size - 1)
-    left = np.minimum(place.astype(np.int64), size - 2)
-    share = (place - left).astype(np.float32)
-    low, high = np.take(signal, left, axis=2), np.take(signal, left + 1, axis=2)
-    high -= low
-    high *= share
-    high += low
-    return high
-
-
-def dropped(signal: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Sets each channel to zero, its mean over the training data, with probability `share`."""
-    return signal * (rng.random((*signal.shape[:2], 1)) >= share).astype(np.float32)
-
-
-# Devices that are there
-
-
-def present(sample: np.ndarray) -> np.ndarray:
-    """(devices,) bool of a window (devices, channels, T): those without NaN."""
-    return ~np.isnan(sample).any(axis=(1, 2))
-
-
-def remaining(there: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """Flags (devices,) bool of which each is taken away with `probability`; one of those that are there always stays.
-
-    Which one stays if all would go is drawn uniformly.
-    """
-    drawn = rng.random(len(there))
-    kept = there & (drawn >= probability)
-    if not kept.any() and there.any():
-        kept[np.where(there, drawn, -1.0).argmax()] = True
-    return kept
-
-
-def zeroed(signal: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """The signal with zeros for the devices (devices,) bool that are not there."""
-    return signal if there.all() else np.where(there[:, None, None], signal, np.float32(0))
 
 
 def _tensor(signal: np.ndarray) -> Tensor:

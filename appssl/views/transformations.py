@@ -17,10 +17,10 @@ from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
+from appssl.ops.signal_changes import jitter, permuted, rotated, scaling, time_warped, zeroed
 from appssl.settings import Settings, nearest
 from appssl.views.signal import Config as SignalConfig
 from appssl.views.signal import build as build_signal
-from appssl.views.signal import jitter, permuted, rotated, scaling, time_warped, zeroed
 
 CHANGES = (
     "noise", "scaled", "rotated", "negated", "time_flipped", "permuted", "time_warped", "channel_shuffled",

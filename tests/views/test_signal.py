@@ -8,11 +8,9 @@ import torch
 
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
+from appssl.ops.channels import vectors
 from appssl.ops.random import rng_for
-from appssl.settings import validate
-from appssl.views.signal import (
-    Config,
-    build,
+from appssl.ops.signal_changes import (
     dropped,
     jitter,
     permuted,
@@ -21,8 +19,9 @@ from appssl.views.signal import (
     rotations,
     scaling,
     time_warped,
-    vectors,
 )
+from appssl.settings import validate
+from appssl.views.signal import Config, build
 
 CHANNELS = [f"{sensor}_{axis}" for sensor in ("acc", "gyro", "mag") for axis in "xyz"]
 OFF = dict.fromkeys(("jitter", "scaling", "rotation", "permutation", "time_warp", "dropout"), 0.0)

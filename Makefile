@@ -45,7 +45,7 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.installed-dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(UV_INSTALL) ".[dev,cleanlab,cluster,kubernetes,recsys]" || $(BIN)/python -m pip install --quiet --editable ".[dev,cleanlab,cluster,kubernetes,recsys]"
+	$(UV_INSTALL) ".[dev,cleanlab,cluster,kubernetes,recsys,remote]" || $(BIN)/python -m pip install --quiet --editable ".[dev,cleanlab,cluster,kubernetes,recsys,remote]"
 	touch $(VENV)/.installed $@
 
 clean:

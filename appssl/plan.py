@@ -28,6 +28,9 @@ from appssl.recipe import (
     label,
     read,
 )
+from appssl.remote.copies import copy_folder, mirror_for_run
+from appssl.remote.notes import FILES, is_whole
+from appssl.remote.store import is_address
 from appssl.settings import Settings, digest_of, read_yaml, to_json, validate
 from appssl.sweep import Point, Sweep
 
@@ -89,17 +92,21 @@ class Planner:
     Attributes:
         asked: files of the recipes that the user named: --set applies to all of them. Recipes that are only referred
             to take part of --set only where it concerns the data they share.
-        problems: of settings. missing: input tables that are not there.
+        copies: results folder that holds the copies of remote data. remotes: addresses that were met as data.root.
+        problems: of settings. uncopied: remote data without a complete copy. missing: input tables that are not there.
     """
 
     overrides: Mapping[str, Any]
     quick: bool
     results: Path
+    copies: Path
     asked: set[Path] = field(default_factory=set)
+    remotes: set[str] = field(default_factory=set)
     data: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, Any] = field(default_factory=dict)
     encoders: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    uncopied: list[Problem] = field(default_factory=list)
     missing: list[Problem] = field(default_factory=list)
 
     def add(
@@ -225,6 +232,11 @@ class Planner:
         if settings["make"] is not None:
             made = f"synthetic/{recipe.domain}-{settings['make']['size']}-{settings['make']['seed']}"
             settings["root"] = str(self.results / made)
+        elif is_address(settings["root"]):
+            copy = self._copy(settings["root"], owner_path)
+            if copy is None:
+                return None
+            settings["root"] = str(copy)
         elif not Path(settings["root"]).is_dir():
             self._wrong(owner_path, "data.root", f"is {settings['root']!r}, which is no folder. {_ROOT_HINT}")
             return None
@@ -234,16 +246,27 @@ class Planner:
                 "domain": recipe.domain,
                 "description": owner.description,
                 "settings": settings,
-                "tables": [] if made else self._tables(owner.data, owner_path),
+                "tables": [] if made else self._tables(owner.data, Path(settings["root"]), owner_path),
                 "synthetic": made,
                 "needs": owner.needs.prepare.plain(),
             }
         return key
 
-    def _tables(self, data: Prepare, path: Path) -> list[str]:
+    def _copy(self, address: str, path: Path) -> Path | None:
+        """The copy of remote data; None if there is none or a part of one."""
+        self.remotes.add(address)
+        copy = copy_folder(self.copies, address)
+        if is_whole(copy):
+            return copy / FILES
+        how = f"'appssl run' makes one, or 'appssl data mirror {address} FOLDER' and what it says."
+        message = f"is {address}, of which {copy} holds no complete copy. {how}"
+        self.uncopied.append(Problem(label(path), "data.root", message))
+        return None
+
+    def _tables(self, data: Prepare, root: Path, path: Path) -> list[str]:
         """Input tables; those that do not exist are noted."""
         try:
-            tables = registry.build("sources", data.source).inputs(Path(data.root))
+            tables = registry.build("sources", data.source).inputs(root)
         except DataError as error:
             self.missing.append(Problem(label(path), "data.source", f"is wrong: {error}"))
             return []
@@ -357,14 +380,17 @@ def make_plan(
     results: Path,
     quick: bool,
     sweep: Sweep | None = None,
+    mirror: bool = False,
 ) -> dict[str, Any]:
     """Plan of the named recipes for all seeds, with everything they refer to; at every point of `sweep`, if given.
 
+    Args:
+        mirror: bring the copies of remote data up to date first, once the recipes are found right.
     Raises:
         SettingsError: with all problems of all recipes. DataError: if all that is wrong are missing tables.
     """
     root = results / "quick" if quick else results
-    planner = Planner(overrides, quick, root, asked=_files(names))
+    planner = Planner(overrides, quick, root, results, asked=_files(names))
     targets = []
     for name in dict.fromkeys(names):
         for seed in dict.fromkeys(seeds):
@@ -375,9 +401,13 @@ def make_plan(
                 if found is not None and [*found, seed] not in targets:
                     targets.append([*found, seed])
     planner.refuse_circles()
+    if mirror and planner.remotes and not planner.problems:
+        for address in sorted(planner.remotes):
+            mirror_for_run(address, results)
+        return make_plan(names, seeds=seeds, overrides=overrides, results=results, quick=quick, sweep=sweep)
     missing = dict.fromkeys(planner.missing)
-    if planner.problems:
-        raise SettingsError(list(dict.fromkeys([*planner.problems, *missing])))
+    if planner.problems or planner.uncopied:
+        raise SettingsError(list(dict.fromkeys([*planner.problems, *planner.uncopied, *missing])))
     if missing:
         raise DataError("\n".join(map(str, missing)))
     plan = {"results": str(root), "data": planner.data, "runs": planner.runs, "targets": targets}

@@ -30,7 +30,11 @@ class Make(Settings):
 class Prepare(Settings):
     """Block `data`: raw inputs to prepared data."""
 
-    root: str = Field(".", description="folder that all table paths are relative to; given on the command line")
+    root: str = Field(
+        ".",
+        description="folder that all table paths are relative to, or the address of a store (s3://...); given on the "
+        "command line",
+    )
     make: Make | None = Field(None, description="make synthetic data first; root is then that folder")
     source: Method("sources") = Field(description="what reads the inputs")  # type: ignore[valid-type]
     shards: int = Field(1, ge=1, lt=2000, description="number of jobs the preparation is split into")

@@ -23,6 +23,8 @@ LAYERS = [
         "progress",
         "workflow",
         "datasets",
+        "remote",
+        "staging",
     },
     {"backbones", "schedules", "samplers", "views", "sources", "synthetic"},
     {"objectives"},

@@ -1,4 +1,4 @@
-"""`appssl data`: public data sets and synthetic data."""
+"""`appssl data`: public data sets, copies of remote data, and synthetic data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +42,27 @@ def _show(done: int, size: int) -> None:
     import sys
 
     print(f"\r{done / 1e6:.1f} of {size / 1e6:.1f} MB", end="\n" if done == size else "", file=sys.stderr, flush=True)
+
+
+def mirror(
+    address: Annotated[str, typer.Argument(help="Address of a folder of a store: s3://bucket/folder, gs://...")],
+    folder: Annotated[Path, typer.Argument(help="Folder to put the copy in: a new one, or one to go on with.")],
+    match: Annotated[
+        list[str] | None,
+        typer.Option("--match", help="Only paths below the address that fit, such as '*.svs'; may be repeated."),
+    ] = None,
+    max_gb: Annotated[float | None, typer.Option("--max-gb", min=0, help="Refuse more than so many GB.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="Files fetched at the same time.")] = 4,
+) -> None:
+    """Copy remote data into a folder, checked and gone on with. Example: appssl data mirror s3://bucket/slides data"""
+    import sys
+
+    from appssl.remote.mirror import mirror as fetch
+
+    told = {"told": _show} if sys.stderr.isatty() else {}
+    done = fetch(address, folder, match=match or (), max_gb=max_gb, jobs=jobs, **told)
+    counts = f"{done.files} files, {done.bytes / 1e6:.1f} MB: {done.fetched} fetched, {done.kept} kept"
+    typer.echo(f"{counts}. --set data.root={done.root}")
 
 
 def make(

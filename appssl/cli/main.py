@@ -71,6 +71,7 @@ _data = typer.Typer(
 )
 _data.command("list")(data.list_)
 _data.command("get")(data.get)
+_data.command("mirror")(data.mirror)
 _data.command("make")(data.make)
 _data.command("crawl")(crawl.command)
 app.add_typer(_data, name="data", rich_help_panel=_KNOW)

@@ -1,7 +1,7 @@
 """`appssl run`: plans the recipes, lets Snakemake do the jobs, sends the journals to MLflow, says how it ended."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,8 +36,8 @@ def command(
     from appssl.sweep import read_sweep
 
     points = read_sweep(sweep) if sweep else None
-    overrides = parse_overrides(set_ or [])
-    made = make_plan(recipes, seeds=seed or [0], overrides=overrides, results=out, quick=quick, sweep=points)
+    given: dict[str, Any] = {"seeds": seed or [0], "overrides": parse_overrides(set_ or []), "results": out}
+    made = make_plan(recipes, **given, quick=quick, sweep=points, mirror=not dry_run)
     plan = complete(made)
     if script is not None:
         file = write_jobs(plan, profile, script)

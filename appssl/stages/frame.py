@@ -19,6 +19,7 @@ from appssl.artifact import Artifact, ArtifactWriter, write_json
 from appssl.errors import NOT_JSON, AppsslError, ArtifactError
 from appssl.ops.journal import Journal
 from appssl.plan import StageConfig
+from appssl.staging import is_wanted, staged
 
 KINDS = {
     "prepare": "data",
@@ -37,6 +38,7 @@ INPUT_KINDS = {
     "compare": "evaluation",
     **KINDS,
 }
+STAGED = ("pretrain", "pseudolabel", "finetune", "evaluate")  # read prepared data many times
 FAILED = "failed.json"
 Inputs = Mapping[str, Artifact]
 PACKAGES = (
@@ -74,12 +76,13 @@ def run_stage(
     if not is_first_process():
         return _help(config, out, folders, work)
     with locked(out), failure_noted(out, config.stage):
-        inputs = _opened(folders)
+        inputs = _opened(folders, config.stage)
         digests = {name: artifact.digest for name, artifact in inputs.items()}
         done = _already_done(out, config, digests)
         if done is not None:
             _close(out, done)
             return done
+        read = _staged(inputs, config.stage)
         _fresh_state(out, config, digests)
         journal = Journal(out)
         journal.start(
@@ -97,7 +100,7 @@ def run_stage(
         started = time.monotonic()
         try:
             writer = ArtifactWriter(out, KINDS[config.stage], settings_digest=config.digest, inputs=digests)
-            facts = work(inputs, writer, journal)
+            facts = work(read, writer, journal)
             artifact = writer.finish()
         except BaseException as error:
             journal.finish("FAILED", artifact_digest=None, error=str(error) or type(error).__name__)
@@ -123,20 +126,33 @@ def _help(
     work: Callable[[Inputs, ArtifactWriter, Journal], dict[str, Any]],
 ) -> Artifact:
     """The same work in the other processes of a distributed training; what they would write is thrown away."""
-    inputs = _opened(folders)
+    inputs = _opened(folders, config.stage)
     digests = {name: artifact.digest for name, artifact in inputs.items()}
     done = _already_done(out, config, digests)
     if done is not None:
         return done
+    read = _staged(inputs, config.stage)
     with tempfile.TemporaryDirectory(prefix="appssl-") as scratch:
         writer = ArtifactWriter(Path(scratch), KINDS[config.stage], settings_digest=config.digest, inputs=digests)
-        work(inputs, writer, Journal(Path(scratch)))
+        work(read, writer, Journal(Path(scratch)))
         return writer.finish()
 
 
-def _opened(folders: Mapping[str, Path | None]) -> Inputs:
+def _opened(folders: Mapping[str, Path | None], stage: str) -> Inputs:
+    """Opens and checks inputs; data that are to be staged are checked when they are copied."""
     given = {name: folder for name, folder in folders.items() if folder is not None}
-    return {name: Artifact.open(folder, INPUT_KINDS[name.partition(":")[0]]) for name, folder in given.items()}
+    later = {"data"} if is_wanted() and stage in STAGED else set()
+    return {
+        name: Artifact.open(folder, INPUT_KINDS[name.partition(":")[0]], check=name not in later)
+        for name, folder in given.items()
+    }
+
+
+def _staged(inputs: Inputs, stage: str) -> Inputs:
+    """Inputs as the work reads them: the data from the node's own disk, where that is wanted."""
+    if "data" not in inputs or stage not in STAGED or not is_wanted():
+        return inputs
+    return {**inputs, "data": staged(inputs["data"])}
 
 
 def _close(out: Path, artifact: Artifact) -> None:

@@ -1,14 +1,16 @@
 """Checkpoints: safetensors and JSON, complete or absent, the newest valid one wins.
 
 A checkpoint is a folder `step-<step>`: `model.safetensors`, `optimizer.safetensors`, and `state.json` with the step,
-the plain values, the SHA-256 of both files and a digest of itself. It is written aside, fsynced and renamed. No pickle.
+the plain values, the SHA-256 of both files and a digest of itself. It is written aside, fsynced and renamed, while the
+training goes on (`Writing`). No pickle.
 """
 
 import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,40 @@ class Checkpoint:
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
     """Writes `folder/step-<step>` and removes all but the newest `keep`."""
+    _write(folder, _owned(checkpoint), keep)
+
+
+class Writing:
+    """Writes checkpoints beside the training, one at a time; only copying the tensors holds it up.
+
+    What goes wrong is raised by the next `start` or `wait`.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._running: Future[None] | None = None
+
+    def start(self, folder: Path, checkpoint: Checkpoint, *, keep: int) -> None:
+        """As `write_checkpoint`, of the state as it is now."""
+        self.wait()
+        self._running = self._pool.submit(_write, folder, _owned(checkpoint), keep)
+
+    def wait(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+    def close(self) -> None:
+        """Ends what is being written, whatever came of it."""
+        self._pool.shutdown(wait=True)
+
+
+def _write(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     final = folder / f"step-{checkpoint.step:010d}"
     aside = folder / f".{final.name}.part"
     shutil.rmtree(aside, ignore_errors=True)
-    write_bytes(aside / "model.safetensors", save(_owned(checkpoint.model)))
-    write_bytes(aside / "optimizer.safetensors", save(_owned(checkpoint.optimizer)))
+    write_bytes(aside / "model.safetensors", save(checkpoint.model))
+    write_bytes(aside / "optimizer.safetensors", save(checkpoint.optimizer))
     digests = {name: sha256_file(aside / name) for name in _TENSORS}
     state = {"step": checkpoint.step, "sha256": digests, "values": checkpoint.values}
     write_json(aside / "state.json", {**state, "digest": digest_of(state)})
@@ -49,9 +80,13 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int) -> None
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU: safetensors refuses tensors that share memory."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+def _owned(checkpoint: Checkpoint) -> Checkpoint:
+    """With copies on the CPU: training goes on, and safetensors refuses tensors that share memory."""
+    model, optimizer = (
+        {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        for tensors in (checkpoint.model, checkpoint.optimizer)
+    )
+    return replace(checkpoint, model=model, optimizer=optimizer)
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:

@@ -28,12 +28,12 @@ from appssl.contracts import BATCH_KEYS, Batch, Examples, Progress
 from appssl.engine import sharding
 from appssl.engine.checkpoint import (
     Checkpoint,
+    Writing,
     flatten_optimizer,
     newest_checkpoint,
     random_state,
     set_random_state,
     unflatten_optimizer,
-    write_checkpoint,
 )
 from appssl.engine.loading import Order, batches, make_batch, plain_batches
 from appssl.engine.meter import Clock, Meter
@@ -197,7 +197,8 @@ def fit(
     meter = Meter(fabric.device)
     loader = batches(examples, order, start=first, stop=num_steps, workers=workers, pin=fabric.device.type == "cuda")
     in_parts = backbone_in_parts(learner, config.backbone_batch)
-    with attempt.watched(), closing(loader), _signals() as asked_to_stop, in_parts as parts:
+    writing = Writing()
+    with attempt.watched(), closing(loader), closing(writing), _signals() as asked_to_stop, in_parts as parts:
         logged = saved = first
         for step in range(first, num_steps):
             lr = config.lr * schedule(step, num_steps)
@@ -234,7 +235,7 @@ def fit(
             meter.add(step, mean_loss, metrics)
             done = step + 1
             if onward is not None and done == branch:
-                _save(fabric, learner, optimizer, done, onward, keep=1)
+                _save(fabric, writing, learner, optimizer, done, onward, keep=1)
 
             # The one place where the host waits for the device. Checkpoints are written here only, so that an interval
             # never spans a resume and the logged means do not depend on when a process was killed.
@@ -255,8 +256,12 @@ def fit(
             logged = done
             stopping = _any(fabric, asked_to_stop()) and done < num_steps
             if done - saved >= config.checkpoint_steps or done == num_steps or stopping:
-                _save(fabric, learner, optimizer, done, state_dir / "checkpoints", keep=config.keep_checkpoints)
+                folder, keep = state_dir / "checkpoints", config.keep_checkpoints
+                _save(fabric, writing, learner, optimizer, done, folder, keep=keep)
                 saved = done
+            if stopping or done == num_steps:
+                writing.wait()
+                fabric.barrier()
             if stopping:
                 raise InterruptedTraining(
                     f"stopped on request after step {done} of {num_steps}; the same command goes on from here."
@@ -393,13 +398,14 @@ def _begin(learner: nn.Module, optimizer: Any, start: Checkpoint) -> None:
         sharding.load_optimizer(optimizer.optimizer, {**state, "param_groups": groups})
 
 
-def _save(fabric: Fabric, learner: nn.Module, optimizer: Any, step: int, folder: Path, *, keep: int) -> None:
+def _save(
+    fabric: Fabric, writing: Writing, learner: nn.Module, optimizer: Any, step: int, folder: Path, *, keep: int
+) -> None:
     model = {**sharding.whole(learner.state_dict()), **random_state()}
     state = sharding.whole_state(optimizer.optimizer)
     if fabric.is_global_zero:
         tensors, plain = flatten_optimizer(state)
-        write_checkpoint(folder, Checkpoint(step, model, tensors, {"optimizer": plain}), keep=keep)
-    fabric.barrier()
+        writing.start(folder, Checkpoint(step, model, tensors, {"optimizer": plain}), keep=keep)
 
 
 def _stop_diverged(fabric: Fabric, examples: Examples, order: Order, step: int, lr: float, state_dir: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from contextlib import closing
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from appssl.artifact import write_bytes
 from appssl.engine import checkpoint as module
 from appssl.engine.checkpoint import (
     Checkpoint,
+    Writing,
     flatten_optimizer,
     newest_checkpoint,
     random_state,
@@ -153,3 +155,36 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
     torch.manual_seed(99)
     set_random_state(newest_checkpoint(tmp_path).model)
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_what_is_written_beside_the_training_is_the_state_at_the_start(tmp_path):
+    weights = torch.ones(2_000_000)
+    with closing(Writing()) as writing:
+        for step in (1, 2):
+            weights.fill_(step)
+            writing.start(tmp_path, Checkpoint(step, {"w": weights}, {"0.m": weights}, {}), keep=2)
+            weights.fill_(-1)  # as the next step of the optimizer does
+        writing.wait()
+    for step in (1, 2):
+        found = read_checkpoint(tmp_path / f"step-{step:010}")
+        assert found.model["w"].unique().tolist() == found.optimizer["0.m"].unique().tolist() == [step]
+
+
+def test_a_checkpoint_that_is_being_written_is_ended_when_the_training_fails(tmp_path):
+    def fail():
+        with closing(Writing()) as writing:
+            writing.start(tmp_path, Checkpoint(7, {"w": torch.ones(2_000_000)}, {}, {}), keep=1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert newest_checkpoint(tmp_path).step == 7
+
+
+@pytest.mark.parametrize("then", ["wait", "start"])
+def test_what_goes_wrong_in_writing_is_raised_by_the_next_call(tmp_path, then):
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    with closing(Writing()) as writing:
+        writing.start(tmp_path / "checkpoints", Checkpoint(1, {}, {}, {}), keep=1)
+        with pytest.raises(OSError, match="checkpoints"):
+            writing.wait() if then == "wait" else writing.start(tmp_path / "b", Checkpoint(2, {}, {}, {}), keep=1)

@@ -29,7 +29,8 @@ WIDTH = 1024
 
 
 class Examples:
-    facts: dict[str, object] = {}
+    def __init__(self) -> None:
+        self.facts: dict[str, object] = {}
 
     def __len__(self) -> int:
         return 64
@@ -106,12 +107,10 @@ def main() -> None:
     read, going_on = (float(word) for word in done.stdout.split())
     per_interval = held_up / (EVERY * given.step_seconds)
     print(f"checkpoint of {size:.0f} MB, steps of {1000 * rarely / STEPS:.0f} ms")
-    print(
-        f"  the training waits {1000 * held_up:.0f} ms for one: {per_interval:.2%} of {EVERY} steps (goal {GOAL:.0%})"
-    )
+    print(f"  waits {1000 * held_up:.0f} ms for one: {per_interval:.2%} of {EVERY} such steps (goal {GOAL:.0%})")
     print(f"  all {STEPS} steps: {often:.2f} s, with one checkpoint {rarely:.2f} s ({often / rarely - 1:+.2%})")
-    print(f"  a new process: {whole - read - going_on:.1f} s to start, {read:.2f} s to read the checkpoint, "
-          f"{going_on - read:.1f} s more until its first step is saved (goal {RESUME_GOAL:.0f} beside both)")  # fmt: skip
+    print(f"  a new process: {whole - read - going_on:.1f} s to start, {read:.2f} s to read the checkpoint,")
+    print(f"  {going_on - read:.1f} s more until its first step is saved (goal {RESUME_GOAL:.0f})")
     sys.exit(0 if per_interval <= GOAL and going_on - read <= RESUME_GOAL else 1)
 
 

@@ -32,6 +32,7 @@ LAYERS = [
     {"engine"},
     {"reports"},
     {"stages", "slurm", "runner", "batch_jobs", "batch_script", "kubernetes_jobs", "shared_volume", "serving", "drill"},
+    {"forecast"},
     {"cli", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -103,6 +103,7 @@ def pretrain(
             losses = write_stages(writer, config, learner, whole, views, digest=inputs["data"].digest, earlier=earlier)
             journal.metrics(result.num_steps + 1, losses)
         return {
+            "num_examples": len(examples),
             "num_steps": result.num_steps,
             "micro_batches": result.micro_batches,
             "samples_per_second": result.samples_per_second,

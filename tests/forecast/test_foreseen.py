@@ -1,7 +1,7 @@
 import pytest
 
 from appssl.artifact import ArtifactWriter, write_json
-from appssl.stages.forecast import forecast
+from appssl.forecast.foreseen import forecast
 
 NEED = {"cpus": 2, "gpus": 1, "mem_gb": 4.5, "minutes": 20}
 

@@ -1,15 +1,18 @@
 """Samples per second of two-tower training, and what a step costs with 10^4, 10^5 and 10^6 items.
 
-python benchmarks/recsys_training.py [--threads 2] [--batch 16384] [--items 10000 100000 1000000] [--recbole PYTHON]
+python benchmarks/recsys_training.py [--threads 2] [--batch 16384] [--items 10000 100000 1000000]
+                                     [--recbole PYTHON] [--cornac PYTHON]
 
 Dimension 64, numbers of users and items and two features of items, one hidden layer, 256 shared negatives; 100,000
 users. For each number of items, in one run: our training loop with row-wise updates and with dense AdamW; the same
 row-wise step on batches that lie ready, which shows what the loop costs; and the same model and loss in plain PyTorch,
 written as is usual. `--recbole` names the Python of an environment with RecBole, whose BPR (no features, one negative)
 is trained on the same log, with batches of the same size and with its own default of 2,048; our rate is compared with
-the better one. Rates are of the fastest ten steps of fifty by the clock; beside them stands the time of all CPUs for a
-step, of the median ten: on a busy machine only that says something, and with one thread. With two threads on free cores
-set OMP_WAIT_POLICY=active: a step has many short parallel parts, and a thread that sleeps between them wakes too late.
+the better one. `--cornac` likewise: its BPR has no features, one negative and no batches, a step of plain gradient
+descent for each event in C++. Rates are of the fastest ten steps of fifty by the clock; beside them stands the time of
+all CPUs for a step, of the median ten: on a busy machine only that says something, and with one thread. With two
+threads on free cores set OMP_WAIT_POLICY=active: a step has many short parallel parts, and a thread that sleeps between
+them wakes too late.
 """
 
 import argparse
@@ -73,6 +76,27 @@ for number, interaction in enumerate(itertools.islice(train, every * times), 1):
     if number % every == 0:
         marks.append((time.perf_counter(), time.process_time()))
 print(json.dumps({"items": dataset.item_num - 1, "marks": marks}))
+"""
+
+
+CORNAC = """
+import json, sys, time
+import numpy as np
+from cornac.data import Dataset
+from cornac.models import BPR
+
+file, threads = sys.argv[1], int(sys.argv[2])
+log = np.load(file)
+events = zip(log["users"].tolist(), log["items"].tolist(), np.ones(len(log["users"])).tolist())
+train = Dataset.from_uir(list(events), seed=0)
+found = []
+for rounds in (1, 5):
+    model = BPR(k=64, max_iter=rounds, num_threads=threads, seed=None)
+    begun = time.perf_counter(), time.process_time()
+    model.fit(train)
+    found.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
+pairs = len(train.uir_tuple[0])
+print(json.dumps({"pairs": pairs, "seconds": (found[1][0] - found[0][0]) / 4, "cpu": (found[1][1] - found[0][1]) / 4}))
 """
 
 
@@ -225,6 +249,19 @@ def recbole(log: Log, python: str, batch: int, threads: int) -> list[tuple[float
     return found["marks"]  # type: ignore[no-any-return]
 
 
+def cornac(log: Log, python: str, threads: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        np.savez(Path(name) / "log.npz", users=log.users, items=log.items)
+        done = subprocess.run(
+            [python, "-c", CORNAC, f"{name}/log.npz", str(threads)], capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        sys.exit(f"--cornac {python}: {done.stderr[-500:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    rate, used = found["pairs"] / found["seconds"], 1e6 * found["cpu"] / found["pairs"]
+    print(f"  {'cornac BPR, single steps':34} {rate:9,.0f} samples/s   {used:7.2f} us of CPU a sample", flush=True)
+
+
 def told(name: str, times: list[tuple[float, float]], batch: int) -> tuple[float, float]:
     """Samples per second of the fastest interval by the clock, and CPU milliseconds of a step in the median one."""
     clock, cpu = np.diff(np.array(times)[1:], axis=0).T / EVERY
@@ -239,6 +276,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16384)
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--recbole", metavar="PYTHON")
+    parser.add_argument("--cornac", metavar="PYTHON")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     ours, ratios = [], []
@@ -251,6 +289,8 @@ def main() -> None:
         told("dense AdamW", in_the_loop(log, "adamw", given.batch, given.threads), given.batch)
         told("row-wise, without the loop", same_step(log, given.batch, given.threads), given.batch)
         told("plain PyTorch, SparseAdam", plain_pytorch(log, given.batch), given.batch)
+        if given.cornac:
+            cornac(log, given.cornac, given.threads)
         if given.recbole:
             theirs = [
                 told(f"RecBole BPR, batches of {size}", recbole(log, given.recbole, size, given.threads), size)[0]

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from appssl.artifact import MANIFEST, Artifact, sha256_file
-from appssl.errors import ArtifactError, SettingsError
+from appssl.errors import ArtifactError
 from appssl.ops.file_lock import take
+from appssl.ops.gigabytes import allowed
 
 PLACE, LIMIT = "APPSSL_STAGING", "APPSSL_STAGING_GB"
 _ELSEWHERE = "root.json"  # beside data that are read from slides below data.root: only tables could be staged
@@ -44,7 +45,7 @@ def staged(artifact: Artifact) -> Artifact:
         ArtifactError: if a file of the artifact is not what its manifest says.
         SettingsError: if APPSSL_STAGING_GB is no number of GB.
     """
-    limit = _limit()
+    limit = 1e9 * allowed(LIMIT, "100")
     try:
         if (artifact.folder / _ELSEWHERE).exists():
             raise _InPlaceError("its slides are read from data.root and are not staged")
@@ -56,18 +57,6 @@ def staged(artifact: Artifact) -> Artifact:
     print(f"{artifact.folder}: read in place, not staged: {why}", file=sys.stderr)
     artifact.check()
     return artifact
-
-
-def _limit() -> float:
-    """Bytes that all copies may take."""
-    text = os.environ.get(LIMIT, "100")
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not value > 0:
-        raise SettingsError(f"{LIMIT} is {text!r}; give a number of GB above 0, such as 200.")
-    return value * 1e9
 
 
 def _place() -> Path:

@@ -1,11 +1,11 @@
 """Copies of remote data in the results folder, which `appssl run` plans with where data.root is an address."""
 
 import hashlib
-import os
 import sys
 from pathlib import Path
 
-from appssl.errors import DataError, SettingsError
+from appssl.errors import DataError
+from appssl.ops.gigabytes import allowed
 from appssl.remote.mirror import mirror
 
 LIMIT = "APPSSL_REMOTE_MAX_GB"
@@ -22,7 +22,7 @@ def mirror_for_run(address: str, results: Path) -> Path:
     Raises:
         DataError: also if it is larger than APPSSL_REMOTE_MAX_GB.
     """
-    folder, limit = copy_folder(results, address), _limit()
+    folder, limit = copy_folder(results, address), allowed(LIMIT, "50")
     print(f"{address}: mirrored into {folder} before the run", file=sys.stderr)
     try:
         mirror(address, folder, max_gb=limit)
@@ -32,14 +32,3 @@ def mirror_for_run(address: str, results: Path) -> Path:
             f"{address} FOLDER' (as a job of its own), then --set data.root=FOLDER/files."
         ) from None
     return folder
-
-
-def _limit() -> float:
-    text = os.environ.get(LIMIT, "50")
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not value > 0:
-        raise SettingsError(f"{LIMIT} is {text!r}; give a number of GB above 0, such as 200.")
-    return value

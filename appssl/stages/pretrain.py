@@ -41,7 +41,8 @@ def pretrain(
     settings = config.settings
 
     def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
-        data = limited(open_data(inputs["data"]), settings.where, field="pretrain.where")
+        whole = open_data(inputs["data"])
+        data = limited(whole, settings.where, field="pretrain.where")
         torch.manual_seed(config.seed)
         views = registry.build("views", settings.views, data.meta)
         examples = registry.build("samplers", settings.sampler, data, views)
@@ -99,7 +100,6 @@ def pretrain(
             write_onward(writer, out / "state/onward")
         if settings.onward or "start" in inputs:
             earlier = inputs.get("start")
-            whole = open_data(inputs["data"])
             losses = write_stages(writer, config, learner, whole, views, digest=inputs["data"].digest, earlier=earlier)
             journal.metrics(result.num_steps + 1, losses)
         return {

@@ -20,6 +20,7 @@ def command(
         typer.Option("--drill", help="Kill tiny runs, damage their files, fill their disk; are the results equal?"),
     ] = False,
     kills: Annotated[int, typer.Option("--kills", min=0, help="Drill: runs to kill at a random moment.")] = 20,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Drill: runs to kill beside each other.")] = 1,
     seed: Annotated[
         int | None,
         typer.Option("--seed", min=0, help="Drill: seed of targets, signals and moments; default: a new one."),
@@ -40,7 +41,7 @@ def command(
     from appssl.errors import AppsslError
 
     if drill:
-        _drill(kills, seed, domain or [], out, profile, write, as_json)
+        _drill(kills, jobs, seed, domain or [], out, profile, write, as_json)
         return
     rows = [
         _python(), *_packages(), _openslide(), *_vulnerabilities(), _devices(), _folder(), _disk(), _memory(),
@@ -56,7 +57,14 @@ def command(
 
 
 def _drill(
-    kills: int, seed: int | None, domains: list[str], out: Path, profile: str, write: Path | None, as_json: bool
+    kills: int,
+    jobs: int,
+    seed: int | None,
+    domains: list[str],
+    out: Path,
+    profile: str,
+    write: Path | None,
+    as_json: bool,
 ) -> None:
     import datetime
     import json
@@ -74,7 +82,7 @@ def _drill(
     seed = int.from_bytes(os.urandom(4), "big") if seed is None else seed
     typer.echo(f"seed {seed}", err=True)
     found = harness.drill(
-        out, domains=harness.known(domains), kills=kills, seed=seed, profile=place,
+        out, domains=harness.known(domains), kills=kills, jobs=jobs, seed=seed, profile=place,
         say=lambda line: typer.echo(line, err=True),
     )  # fmt: skip
     typer.echo(json.dumps(found.plain(), indent=1) if as_json else table(found))

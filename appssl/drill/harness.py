@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,16 @@ class Drill:
         return {"seed": self.seed, "profile": self.profile, **rows}
 
 
-def drill(folder: Path, *, domains: Sequence[str], kills: int, seed: int, profile: str, say: Say) -> Drill:
+def drill(
+    folder: Path, *, domains: Sequence[str], kills: int, seed: int, profile: str, say: Say, jobs: int = 1
+) -> Drill:
     """Runs everything in `folder`; what is as expected is removed from it, the rest stays to be looked at.
 
     Faults are made on this machine whatever the profile: they are of disks and files, not of a scheduler.
 
     Args:
-        kills: number of signals, over the domains in turn. say: gets a line for every row.
+        kills: number of signals, over the domains in turn. say: gets a line for every row. jobs: runs that are killed
+            beside each other; the other faults come one by one, since some of them are of the whole machine.
     Raises:
         SettingsError: if the folder holds something already.
         AppsslError: if a run that nothing disturbs fails.
@@ -57,12 +61,19 @@ def drill(folder: Path, *, domains: Sequence[str], kills: int, seed: int, profil
     for domain in domains if kills else ():
         references[domain] = _peace(folder / domain / "undisturbed", domain, profile, say)[1]
     chosen = random.Random(seed)
-    for number in range(1, kills + 1):
-        domain = domains[(number - 1) % len(domains)]
-        row = _killed(folder / domain / str(number), references[domain], chosen, domain, profile)
-        row.trial = number
-        found.kills.append(row)
-        say(f"kill {number} of {kills}: {domain} {row.signal} to {row.target} at {row.stage}: {row.outcome}")
+    shots = [random_shot(references[domains[number % len(domains)]], chosen) for number in range(kills)]
+
+    def killed(number: int) -> Kill:
+        domain = domains[number % len(domains)]
+        row = _killed(folder / domain / str(number + 1), references[domain], shots[number], domain, profile)
+        row.trial = number + 1
+        return row
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for row in pool.map(killed, range(kills)):
+            found.kills.append(row)
+            what = f"{row.domain} {row.signal} to {row.target} at {row.stage}"
+            say(f"kill {row.trial} of {kills}: {what}: {row.outcome}")
     finished, reference = _peace(folder / "faults/undisturbed", _OF_FAULTS, "local", say)
     for number, case in enumerate(CASES, 1):
         place = folder / "faults" / str(number)
@@ -83,9 +94,8 @@ def _peace(place: Path, domain: str, profile: str, say: Say) -> tuple[Project, R
     return project, reference
 
 
-def _killed(place: Path, reference: Reference, chosen: random.Random, domain: str, profile: str) -> Kill:
-    """A trial with one random signal, in a folder of its own; earlier signals when the run was quicker than that."""
-    shot = random_shot(reference, chosen)
+def _killed(place: Path, reference: Reference, shot: Shot, domain: str, profile: str) -> Kill:
+    """A trial with one signal, in a folder of its own; an earlier signal when the run was quicker than that."""
     for part in range(_TRIES):
         shutil.rmtree(place, ignore_errors=True)
         earlier = Shot(shot.target, shot.signal, shot.moment / 2**part)

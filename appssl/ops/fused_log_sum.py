@@ -56,7 +56,7 @@ def _launch(
 ) -> None:
     dtype, precision = (torch.bfloat16, "tf32") if bf16 else (torch.float32, "tf32x3")
     width = max(16, triton.next_power_of_2(anchors.shape[1]))
-    rows, columns, warps, stages = _blocks(width, bf16)
+    rows, columns, warps, stages = _blocks(kernel, width, bf16)
     with torch.cuda.device_of(anchors):
         kernel[(triton.cdiv(num_rows, rows),)](
             anchors.to(dtype).contiguous(), keys.to(dtype).contiguous(), excluded.int().contiguous(), base, weight, out,
@@ -66,10 +66,12 @@ def _launch(
         )  # fmt: skip
 
 
-def _blocks(width: int, bf16: bool) -> tuple[int, int, int, int]:
+def _blocks(kernel: triton.JITFunction, width: int, bf16: bool) -> tuple[int, int, int, int]:
     """Rows of the side a kernel holds, rows of the other side, warps, and blocks that are loaded ahead."""
+    if bf16 and width <= 128:
+        return (128, 64, 4, 4) if kernel is _of_keys else (128, 64, 8, 3)
     if bf16:
-        return (128, 128, 8, 3) if width <= 128 else (128, 64, 8, 2)
+        return (128, 64, 8, 2)
     return (128, 64, 8, 2) if width <= 128 else (64, 32, 8, 2)
 
 

@@ -92,8 +92,10 @@ def drilled(monkeypatch):
     asked = []
 
     def drill(outcome):
-        def instead(folder, *, domains, kills, seed, profile, say):
-            asked.append({"folder": folder, "domains": domains, "kills": kills, "seed": seed, "profile": profile})
+        def instead(folder, *, domains, kills, jobs, seed, profile, say):
+            asked.append(
+                {"folder": folder, "domains": domains, "kills": kills, "seed": seed, "profile": profile, "jobs": jobs}
+            )
             rows = [Kill(domains[0], "stage", "SIGKILL", 1.0, "pretrain", 2, outcome, trial=1)]
             return harness.Drill(seed, profile, rows)
 
@@ -106,8 +108,9 @@ def drilled(monkeypatch):
 def test_a_drill_prints_its_rows_and_writes_its_page(drilled, tmp_path, capsys):
     asked = drilled(EQUAL)
     page = tmp_path / "drill.md"
-    doctor.command(drill=True, kills=3, seed=5, domain=["wsi"], out=tmp_path / "o", write=page)
-    assert asked == [{"folder": tmp_path / "o", "domains": ["wsi"], "kills": 3, "seed": 5, "profile": "local"}]
+    doctor.command(drill=True, kills=3, jobs=2, seed=5, domain=["wsi"], out=tmp_path / "o", write=page)
+    given = {"domains": ["wsi"], "kills": 3, "seed": 5, "profile": "local", "jobs": 2}
+    assert asked == [{"folder": tmp_path / "o", **given}]
     said = capsys.readouterr()
     assert "1 of 1 kills ended with equal digests (seed 5)" in said.out
     assert said.err == "seed 5\n"

@@ -51,15 +51,19 @@ class Contrasting(Wide):
 
 
 class Limited(Noisy):
-    """Examples that bound what their process may take from a batch on, by its address space or by its cgroup."""
+    """Examples that bound what their process may take from a batch on: its address space, its cgroup, or of a GPU."""
 
-    def __init__(self, after, mib, cgroup=None):
+    def __init__(self, after, mib, cgroup=None, accelerator="cpu"):
         super().__init__()
-        self.after, self.mib, self.cgroup = after, mib, cgroup
+        self.after, self.mib, self.cgroup, self.accelerator = after, mib, cgroup, accelerator
 
     def batch(self, indices, *, seed, epoch):
         if len(self.asked) == self.after and self.cgroup:
             Cgroup(Path(self.cgroup)).bound(self.mib)
+        elif len(self.asked) == self.after and self.accelerator == "gpu":
+            torch.cuda.empty_cache()
+            allowed = torch.cuda.memory_reserved() + self.mib * MIB
+            torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / torch.cuda.mem_get_info()[1]))
         elif len(self.asked) == self.after:
             now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (now + self.mib * MIB, resource.RLIM_INFINITY))
@@ -76,13 +80,14 @@ SCRIPT = """
     from safetensors.torch import save
     from tests.engine import test_micro_batches as tests
     from tests.engine.training import settings
-    folder, learner, cgroup, after, mib, accumulate = Path(sys.argv[1]), *sys.argv[2:4], *map(int, sys.argv[4:])
+    folder, learner, cgroup, accelerator = Path(sys.argv[1]), *sys.argv[2:5]
+    after, mib, accumulate = map(int, sys.argv[5:])
     folder.mkdir(exist_ok=True)
     journal = Journal(folder)
     learner, given = getattr(tests, learner)(), settings(accumulate=accumulate)
     try:
-        found = fit(learner, tests.Limited(after, mib, cgroup), given, state_dir=folder / "state", journal=journal,
-                    seed=0, accelerator="cpu", name="pretrain")
+        found = fit(learner, tests.Limited(after, mib, cgroup, accelerator), given, state_dir=folder / "state",
+                    journal=journal, seed=0, accelerator=accelerator, name="pretrain")
     except AppsslError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     write_bytes(folder / "final", save(learner.state_dict()))
@@ -91,8 +96,8 @@ SCRIPT = """
 NO_LIMIT = 1 << 20  # MiB
 
 
-def start(folder, learner="Wide", *, cgroup=None, after=0, mib=NO_LIMIT, accumulate=1):
-    given = (folder, learner, cgroup.folder if cgroup else "", after, mib, accumulate)
+def start(folder, learner="Wide", *, cgroup=None, accelerator="cpu", after=0, mib=NO_LIMIT, accumulate=1):
+    given = (folder, learner, cgroup.folder if cgroup else "", accelerator, after, mib, accumulate)
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), *map(str, given)]
     return subprocess.Popen(
         command, cwd=REPOSITORY, env=environment(OMP_NUM_THREADS="1", MALLOC_ARENA_MAX="1"), text=True,
@@ -110,19 +115,31 @@ def note(folder):
     return json.loads((folder / FILE).read_text())
 
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT TESTED: there is no CUDA device")
+
+
 @pytest.mark.slow
-def test_after_memory_ran_out_the_next_attempt_ends_with_half_the_micro_batch_and_the_same_weights(tmp_path):
+@pytest.mark.parametrize(
+    ("accelerator", "said"),
+    [
+        ("cpu", "DefaultCPUAllocator: can't allocate memory"),
+        pytest.param("gpu", "CUDA out of memory. Tried to allocate", marks=[pytest.mark.gpu, NO_GPU]),
+    ],
+)
+def test_after_memory_ran_out_the_next_attempt_ends_with_half_the_micro_batch_and_the_same_weights(
+    tmp_path, accelerator, said
+):
     """16 samples need 300 MiB in the whole, 8 need 150."""
-    code, _, err = run(tmp_path / "cut", after=7, mib=220)
+    code, _, err = run(tmp_path / "cut", after=7, mib=220, accelerator=accelerator)
     assert code == 1
     assert "OutOfMemory: pretrain: memory ran out with micro-batches of 16 samples" in err
-    assert "DefaultCPUAllocator: can't allocate memory" in err
+    assert said in err
     assert "The same command goes on from the last checkpoint with 8 samples in each" in err
     left = note(tmp_path / "cut/state")
     assert (left["micro_batches"], left["ended"]) == (1, "memory")
-    assert "can't allocate memory: you tried to allocate" in left["reason"]
+    assert said in left["reason"]
 
-    code, out, err = run(tmp_path / "cut", after=0, mib=220)
+    code, out, err = run(tmp_path / "cut", after=0, mib=220, accelerator=accelerator)
     assert (code, out) == (0, "2 6"), err
     said = [line for line in err.splitlines() if "ran out of memory" in line]
     assert len(said) == 1
@@ -132,7 +149,7 @@ def test_after_memory_ran_out_the_next_attempt_ends_with_half_the_micro_batch_an
     assert parts == [(3, None), (6, None), (9, 2.0), (12, 2.0)]
     assert note(tmp_path / "cut/state")["ended"] == "orderly"
 
-    assert run(tmp_path / "whole", accumulate=2)[:2] == (0, "2 0")
+    assert run(tmp_path / "whole", accumulate=2, accelerator=accelerator)[:2] == (0, "2 0")
     one, other = (load_file(tmp_path / name / "final") for name in ("cut", "whole"))
     assert one.keys() == other.keys()
     for name in one:

@@ -5,7 +5,7 @@
 SimCLR with a small residual network on made images of 32 pixels, the same global batch for any number of processes, one
 thread and one core for each (of those this process may use, in turn), gradients and embeddings exchanged by gloo. Views
 are made before, so that training is all there is to do. The rate is by the median step after the first four; beside it
-the CPU time of all processes for a sample, waiting in loops included. Processes need free cores: the first line says
+the CPU time of all processes for a sample, over the same steps. Processes need free cores: the first line says
 how many there are and what else runs. Needs nothing; Linux.
 """
 
@@ -37,11 +37,13 @@ class Photos:
     def __init__(self, count: int) -> None:
         self.facts: dict[str, object] = {}
         self.views = torch.randn(2, count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        self.cpu: list[float] = []  # seconds of this process when each batch was asked for
 
     def __len__(self) -> int:
         return self.views.shape[1]
 
     def batch(self, indices: object, *, seed: int, epoch: int) -> Batch:
+        self.cpu.append(time.process_time())
         return {"views": [view[indices] for view in self.views]}
 
 
@@ -66,12 +68,12 @@ def train(processes: int, batch: int, steps: int, folder: Path) -> None:
     context = Context(meta, backbone, shape, num_samples=4 * batch, num_views=2)
     learner = registry.build("learners", registry.load("learners", "joint_embedding").Config(), context)
     settings = Fit(steps=steps, batch_size=batch, log_every=1, threads=1, checkpoint_steps=10**6)
-    times, before = Times(), time.process_time()
+    photos, times = Photos(4 * batch), Times()
     fit(
-        learner, Photos(4 * batch), settings, state_dir=folder / "state", journal=times, seed=0, accelerator="cpu",
+        learner, photos, settings, state_dir=folder / "state", journal=times, seed=0, accelerator="cpu",
         devices=processes,
     )  # fmt: skip
-    found = {"cpu": time.process_time() - before}
+    found = {"cpu": (photos.cpu[-1] - photos.cpu[WARM_UP]) / (len(photos.cpu) - 1 - WARM_UP)}
     if times.rows:
         found["step"] = statistics.median(b - a for a, b in pairwise(times.rows[WARM_UP:]))
     (folder / f"{rank}.json").write_text(json.dumps(found))
@@ -85,7 +87,7 @@ def measure(processes: int, batch: int, steps: int) -> dict[str, float]:
         command = [sys.executable, *(launcher if processes > 1 else []), __file__, *given]
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         found = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(processes)]
-    return {"rate": batch / found[0]["step"], "cpu": sum(each["cpu"] for each in found) / (batch * steps)}
+    return {"rate": batch / found[0]["step"], "cpu": sum(each["cpu"] for each in found) / batch}
 
 
 def main() -> None:

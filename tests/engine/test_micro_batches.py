@@ -40,7 +40,7 @@ class Wide(nn.Module):
 
     def forward(self, batch):
         logits = self.layer(batch["input"])
-        wave = torch.tanh(logits[:, :, None] * torch.linspace(0.5, 1.5, 3 * MIB // 4))
+        wave = torch.tanh(logits[:, :, None] * torch.linspace(0.5, 1.5, 3 * MIB // 4, device=logits.device))
         return Step(nn.functional.cross_entropy(wave.mean(2), batch["target"]))
 
 

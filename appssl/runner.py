@@ -104,8 +104,11 @@ def write_jobs(plan: Mapping[str, Any], profile: str, folder: Path) -> Path:
     raise SettingsError("--script writes jobs for SLURM or Kubernetes: give --profile slurm or kubernetes with it.")
 
 
+_PROGRAMS = {"kubernetes": "appssl.shared_volume", "slurm": "appssl.slurm_checks"}  # for other executors Snakemake's
+
+
 def snakemake_command(config: Path, profile: Path, cores: int | None) -> list[str]:
-    program = "appssl.shared_volume" if slurm.read(profile).get("executor") == "kubernetes" else "snakemake"
+    program = _PROGRAMS.get(slurm.read(profile).get("executor", ""), "snakemake")
     command = [sys.executable, "-m", program, "--snakefile", str(bundle.snakefile()), "--directory", "."]
     command += ["--configfile", str(config), "--workflow-profile", str(profile)]
     command += ["--rerun-incomplete", "--nolock", "--keep-going"]  # the lock is ours: it does not survive its process

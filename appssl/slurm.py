@@ -1,5 +1,6 @@
 """What Snakemake's SLURM plugin has to be told of this cluster: how jobs are asked for, and who pays for them."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ def options(profile: Path) -> list[str]:
     honoured, as sbatch itself does: the plugin alone would put its own guesses before them.
 
     Raises:
-        AppsslError: if there is no SLURM here.
+        AppsslError: if there is no SLURM here, or no plugin for it.
     """
     values = read(profile)
     if values.get("executor") != "slurm":
@@ -29,6 +30,8 @@ def options(profile: Path) -> list[str]:
             "there is no SLURM on this machine (no sbatch or scontrol). Run this on a node that submits jobs, or leave "
             "--profile slurm out."
         )
+    if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        raise AppsslError("Snakemake's plugin for SLURM is not installed. Run pip install 'appssl[cluster]'.")
     accounted = has_accounting()
     found = [] if accounted else ["--slurm-status-command", "squeue"]
     if not accounted or "SBATCH_ACCOUNT" in os.environ:

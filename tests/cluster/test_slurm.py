@@ -1,8 +1,12 @@
 """The same recipe on a real SLURM with two nodes: the same bytes, whoever submits, and after a job was put back."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -51,9 +55,13 @@ def manifests(place, stages=STAGES):
     return {stage: (place / stage / "manifest.json").read_text() for stage in stages}
 
 
-def queue(*options):
+def lines(*options):
     shown = subprocess.run(["squeue", "--noheader", *options], capture_output=True, text=True, check=True)
-    return shown.stdout.split()
+    return shown.stdout.splitlines()
+
+
+def queue(*options):
+    return " ".join(lines(*options)).split()
 
 
 def wait(is_done, what, seconds=240):
@@ -118,6 +126,53 @@ def test_a_job_that_is_put_back_in_the_queue_goes_on_and_gives_the_same_bytes(tm
     wait(lambda: not queue(), "the rest")
     assert manifests(place, ("pretrain",)) == expected
     assert "going on after step" in log.read_text()
+
+
+def lose(node, job):
+    """As without power: nothing on the node says a last word, neither its daemon nor what watches over the job."""
+    for marks in ([f"-N {node}", f"slurmstepd: [{job}."], [f"SLURMD_NODENAME={node}"]):
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                words = (place / "cmdline").read_bytes() + b" " + (place / "environ").read_bytes()
+                if any(mark in words.decode(errors="replace").replace("\0", " ") for mark in marks):
+                    os.kill(int(place.name), signal.SIGKILL)
+    subprocess.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost"], check=True)
+
+
+@pytest.fixture
+def node_that_comes_back():
+    lost = []
+    yield lost
+    for node in lost:
+        subprocess.run(["slurmd", "-N", node], check=True)
+        subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=True)
+        wait(lambda node=node: "idle" in sinfo(node), f"{node} being back")
+
+
+def sinfo(node):
+    shown = subprocess.run(["sinfo", "--noheader", f"--nodes={node}", "--format=%T"], capture_output=True, text=True)
+    return shown.stdout.strip()
+
+
+def test_a_job_whose_node_is_lost_goes_on_elsewhere_and_gives_the_same_bytes(tmp_path, node_that_comes_back):
+    expected = manifests(run(tmp_path / "whole", recipe="long"), ("pretrain",))
+    run(tmp_path / "lost", "--dry-run", recipe="long")
+    command = ["appssl", "run", "long.yaml", "--out", "results", "--profile", "slurm"]
+    place = tmp_path / "lost/results/wearable/long/s0"
+    with subprocess.Popen(
+        command, cwd=tmp_path / "lost", env=environment(), stderr=subprocess.PIPE, text=True
+    ) as workflow:
+        wait(lambda: list((place / "pretrain/state/checkpoints").glob("step-*")), "the first checkpoint")
+        ((job, node),) = [line.split() for line in lines("--states=RUNNING", "--format=%i %N")]
+        node_that_comes_back.append(node)
+        lose(node, job)
+        wait(lambda: queue(f"--jobs={job}", "--states=PENDING", "--format=%T") == ["PENDING"], "putting it back", 60)
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)  # a cluster waits longer
+        said = workflow.communicate(timeout=300)[1]
+    assert workflow.returncode in (0, 5), said
+    assert manifests(place, ("pretrain",)) == expected
+    log = (tmp_path / "lost/results/logs/wearable/long/s0/pretrain.log").read_text()
+    assert log.count("going on after step") == 1  # by one job, on the other node
 
 
 def test_a_training_on_two_nodes_is_that_of_one_process(tmp_path):

@@ -8,15 +8,18 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from appssl.drill.expecting import Case, Wanted, expect, expect_done, expect_equal, expect_failure, expect_healed, until
 from appssl.drill.kills import EQUAL, Reference, Shot, trial
 from appssl.drill.project import SECONDS, STAGES, Project
+
+_SECONDS_HUNG = 25.0  # longer than a request may take, shorter than a run waits for its last upload
 
 
 def _every_stage_killed(project: Project, wanted: Wanted) -> None:
@@ -56,8 +59,9 @@ def _two_runs(project: Project, wanted: Wanted) -> None:
 
 
 @contextmanager
-def _store(folder: Path, port: int) -> Iterator[Path]:
-    """A real MLflow server on the loopback; gives its database."""
+def _store(folder: Path, port: int) -> Iterator[tuple[Path, "subprocess.Popen[bytes]"]]:
+    """A real MLflow server on the loopback, first of its process group; gives its database too."""
+    folder.mkdir()
     database = folder / "server.db"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
@@ -71,7 +75,7 @@ def _store(folder: Path, port: int) -> Iterator[Path]:
         while not _answers(f"http://127.0.0.1:{port}/health"):
             expect(server.poll() is None and time.monotonic() < deadline, "the MLflow server did not start")
             time.sleep(0.3)
-        yield database
+        yield database, server
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -85,25 +89,49 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _store_restarted(project: Project, wanted: Wanted) -> None:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _store_restarted(project: Project, wanted: Wanted) -> None:
+    port = _free_port()
     project.forget("report")
     down = project.run(MLFLOW_TRACKING_URI=f"http://user:secret@127.0.0.1:{port}")
     expect_done(down)
     expect(down.err.count("cannot be reached") == 1, f"not warned once: {down.err[-600:]}")
     expect("secret" not in down.err, "the password of the store was printed")
     expect_equal(project, wanted)
-    (elsewhere := project.folder / "store").mkdir()
-    with _store(elsewhere, port) as database:
+    with _store(project.folder / "store", port) as (database, _):
         up = project.run(MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
         expect_done(up)
         expect("cannot be reached" not in up.err, up.err[-600:])
-    with sqlite3.connect(database) as opened:
-        (count,) = opened.execute("SELECT COUNT(*) FROM runs").fetchone()
-    expect(count >= len(STAGES), f"only {count} runs came into the store after it was back")
+    _expect_all_sent(database)
     expect_equal(project, wanted)
+
+
+def _store_hung(project: Project, wanted: Wanted) -> None:
+    port = _free_port()
+    project.forget("evaluate", "report")
+    with _store(project.folder / "store", port) as (database, server):
+        os.killpg(server.pid, signal.SIGSTOP)  # connections are taken, nothing is answered
+        goes_on = threading.Timer(_SECONDS_HUNG, os.killpg, (server.pid, signal.SIGCONT))
+        goes_on.start()
+        try:
+            done = project.run(MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
+        finally:
+            goes_on.join()
+    expect_done(done)
+    _expect_all_sent(database)
+    expect_equal(project, wanted)
+
+
+def _expect_all_sent(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as opened:
+        (count,) = opened.execute("SELECT COUNT(*) FROM runs WHERE status = 'FINISHED'").fetchone()
+    expect(count >= len(STAGES), f"only {count} runs came into the store after it was back")
 
 
 def _refused_setting(project: Project, wanted: Wanted) -> None:
@@ -138,6 +166,11 @@ CASES = [
         "tracking store down, then started",
         "one warning without the password, equal digests; the next run sends everything",
         _store_restarted,
+    ),
+    Case(
+        "tracking store that hangs for 25 seconds",
+        "stages do not wait for it, the end of the run does, and everything is sent; equal digests",
+        _store_hung,
     ),
     Case(
         "setting that a stage refuses",

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from lightning_fabric.utilities import move_data_to_device
 
 from appssl import registry
 from appssl.artifact import Artifact, ArtifactWriter
@@ -95,6 +94,8 @@ def write_stages(
 
 def _loss(learner: Any, data: PreparedData, views: Views, settings: Any, seed: int) -> float:
     """Mean loss of at most 8 batches of training samples."""
+    from lightning_fabric.utilities import move_data_to_device  # seconds, and few evaluations need it
+
     examples = registry.build("samplers", settings.sampler, data, views)
     device = next(learner.parameters()).device
     order = Order(len(examples), min(settings.fit.batch_size, len(examples)), seed)

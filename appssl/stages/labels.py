@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
-from sklearn.metrics import average_precision_score
 
 from appssl.artifact import ArtifactWriter
 from appssl.contracts import LABEL_COLUMNS, LABEL_KINDS
@@ -85,6 +84,8 @@ def _against_truth(labels: pl.DataFrame, known: pl.DataFrame, classes: tuple[str
 
 
 def _detection(name: str, score: np.ndarray, noisy: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+    from sklearn.metrics import average_precision_score  # a second; without true labels it is not needed
+
     found = {}
     for kind, positive in _kinds_of_noise(noisy, outside):
         chosen = positive | ~noisy

@@ -1,4 +1,7 @@
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 
@@ -12,6 +15,26 @@ from tests.commands import REPOSITORY
 
 def test_nothing_installed_here_has_a_known_vulnerability():
     assert list(installed_with_vulnerabilities()) == []
+
+
+@pytest.mark.slow
+def test_no_package_here_is_known_to_a_database_to_be_vulnerable_and_repaired():
+    """pip-audit asks PyPI for every package; a weakness that no version repairs is not ours to mend."""
+    command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off", "--skip-editable"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if not done.stdout:
+        pytest.skip(f"NOT CHECKED AGAINST A DATABASE OF VULNERABILITIES: {done.stderr.strip()[-200:]}")
+    answered = [about for about in json.loads(done.stdout)["dependencies"] if "vulns" in about]
+    if not answered:
+        pytest.skip("NOT CHECKED AGAINST A DATABASE OF VULNERABILITIES: pypi.org does not answer as PyPI does")
+    assert len(answered) > 50  # of about two hundred
+    repaired = [
+        f"{about['name']} {about['version']}: {found['id']}, repaired in {', '.join(found['fix_versions'])}"
+        for about in answered
+        for found in about["vulns"]
+        if found["fix_versions"]
+    ]
+    assert repaired == []
 
 
 def test_most_of_the_packages_are_installed_here_so_that_the_test_above_says_something():

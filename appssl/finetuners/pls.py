@@ -121,11 +121,16 @@ class PLS(nn.Module):
         return slower_encoder([self.backbone], [self.head, self.projector], self.config.backbone_lr_scale)
 
     def forward(self, batch: Batch) -> Step:
-        index, inputs = batch["index"], batch["input"]
-        if not inputs.is_floating_point():
-            raise DataError(f"finetuner {self.config.name} mixes values of inputs; these are {inputs.dtype}.")
+        if not batch["input"].is_floating_point():
+            raise DataError(f"finetuner {self.config.name} mixes values of inputs; these are {batch['input'].dtype}.")
         with torch.no_grad():
             guess = sharpened(self._prediction(batch), self.config.sharpening)
+        return self.learn(batch, guess)
+
+    def learn(self, batch: Batch, guess: Tensor) -> Step:
+        """Loss of a batch with the pseudo-labels (B, K) of its samples, which are remembered."""
+        index, inputs = batch["index"], batch["input"]
+        with torch.no_grad():
             self.memory.remember(index, guess)
             targets, weight, noisy = self.memory.targets(index, batch["target"], guess)
         share, other = self._mix(len(inputs), inputs.device)

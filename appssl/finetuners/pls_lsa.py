@@ -19,7 +19,7 @@ arXiv 2407.05528. Official code: PaulAlbert31/LSA, no licence; none of it is use
 Deviations: those of PLS; a backbone that does not offer features of its stages is divided by its last ones, which are
 shaped by the labels; where there is nothing to separate (no sample, or every one, has a large loss, or all features are
 equal) W is Z; the contrast is always with the B x B matrix of same classes, which that code has with mixup only. The
-version of two networks, PLS-LSA+, is not here.
+version of two networks is finetuners/pls_lsa_plus.
 """
 
 from typing import Literal

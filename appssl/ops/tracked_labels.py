@@ -12,7 +12,7 @@ loss (`ops/mixture.py`). With two noisy samples or fewer, or pseudo-losses that 
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,11 @@ class Tracked:
     losses: np.ndarray
     pseudo_losses: np.ndarray
     features: np.ndarray
+
+
+def joined(parts: Sequence[Tracked]) -> Tracked:
+    """Samples that were seen part by part."""
+    return Tracked(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Tracked)))
 
 
 class LabelMemory(nn.Module):
@@ -108,12 +113,15 @@ class LabelMemory(nn.Module):
             parts.append(tuple(values.cpu() for values in found))
         return Tracked(*(torch.cat(values).numpy() for values in zip(*parts, strict=True)))
 
-    def decide(self, tracked: Tracked, p_clean: np.ndarray, noisy: np.ndarray) -> None:
-        """Takes samples (N,) bool for noisy, and weighs their pseudo-labels."""
+    def decide(
+        self, tracked: Tracked, p_clean: np.ndarray, noisy: np.ndarray, weights: np.ndarray | None = None
+    ) -> None:
+        """Takes samples (N,) bool for noisy. `weights` (N,) of their pseudo-labels: by their pseudo-losses if None."""
+        weights = pseudo_label_weights(tracked.pseudo_losses, noisy) if weights is None else weights
         self._put(self.given, tracked.index, tracked.target)
         self._put(self.p_clean, tracked.index, p_clean)
         self._put(self.noisy, tracked.index, noisy)
-        self._put(self.weight, tracked.index, pseudo_label_weights(tracked.pseudo_losses, noisy))
+        self._put(self.weight, tracked.index, weights)
 
     def _put(self, buffer: Tensor, index: np.ndarray, values: np.ndarray) -> None:
         rows = torch.from_numpy(index).to(buffer.device)

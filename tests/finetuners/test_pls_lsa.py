@@ -44,9 +44,9 @@ def fixed(monkeypatch):
     monkeypatch.setattr(PLS, "_mix", lambda self, size, device: (torch.tensor(SHARE), ORDER))
 
 
-def literal_terms(own, data):
+def literal_terms(own, data, guess=None):
     model = copy.deepcopy(own).double().train()
-    guess = literal_guess(model, data["views"][:1], own.config.sharpening)
+    guess = literal_guess(model, data["views"][:1], own.config.sharpening) if guess is None else guess
     noisy, w = model.memory.noisy[data["index"]], model.memory.weight[data["index"]].double()
     eye = torch.eye(3, dtype=torch.float64)
     targets = torch.stack([guess[i] if noisy[i] else eye[data["target"][i]] for i in range(8)])

@@ -13,9 +13,10 @@ from scipy import stats
 
 from appssl.artifact import MANIFEST, write_bytes
 from appssl.outcome import read_json
+from appssl.reports.effects import effects
 from appssl.reports.folds import over_folds
 from appssl.reports.markup import Number, document, join, note, paragraph, section, table, tag
-from appssl.reports.reading import is_number, read_run
+from appssl.reports.reading import Run, is_number, read_run
 from appssl.reports.summary import find_data, markdown, markdown_table
 from appssl.reports.wording import direction_of, directions, interval, main_name, number, readable, verdict
 from appssl.settings import flatten, read_yaml
@@ -30,7 +31,7 @@ class Row:
     Attributes:
         overrides: its settings. rank_me: mean over seeds, None without pretraining. value: the main metric, of all
             folds together or the mean over seeds. spread: its interval, or the range over seeds. differences: name of a
-            recipe -> {value, low, high} of the main metric, paired, where folds were joined.
+            recipe -> {value, low, high} of the main metric, over all folds or seeds, if there are two or more.
         method: names of backbone, learner and objective, and what RankMe was measured on.
     """
 
@@ -82,11 +83,25 @@ def _row(plan: Mapping[str, Any], results: Path, domain: str, recipe: str, overr
     joined = over_folds(runs)
     if joined is not None and main[1] in joined.metrics.get(main[0], {}):
         whole = vars(joined.metrics[main[0]][main[1]])
-        differences = {against: vars(found) for against, name, found in joined.comparisons if name == main[1]}
-        return Row(recipe, overrides, len(runs), rank, main[1], whole["value"], interval(whole), differences, method)
+        paired = {against: vars(found) for against, name, found in joined.comparisons if name == main[1]}
+        return Row(recipe, overrides, len(runs), rank, main[1], whole["value"], interval(whole), paired, method)
     values = [run.metrics()[main[0]][main[1]]["value"] for run in runs]
     spread = f"{number(min(values))} to {number(max(values))}"
-    return Row(recipe, overrides, len(runs), rank, main[1], sum(values) / len(values), spread, method=method)
+    differences = _over_seeds(runs, results / domain, main[1])
+    return Row(recipe, overrides, len(runs), rank, main[1], sum(values) / len(values), spread, differences, method)
+
+
+def _over_seeds(runs: Sequence[Run], domain: Path, metric: str) -> dict[str, Mapping[str, Any]]:
+    """Differences to every recipe that all seeds were compared with."""
+    if len(runs) < 2:
+        return {}
+    found: dict[str, Mapping[str, Any]] = {}
+    for against in dict.fromkeys(row["against"] for row in runs[0].comparisons() if row["metric"] == metric):
+        folders = [domain / against / run.folder.name for run in runs]
+        if all((folder / "evaluate" / MANIFEST).is_file() for folder in folders):
+            others = [read_run(folder, find_data(folder)) for folder in folders]
+            found[against] = vars(effects(runs, others, [metric])[metric])
+    return found
 
 
 def _encoder(run: Mapping[str, Any], folder: str) -> str | None:

@@ -1,5 +1,6 @@
 """A sweep's table, what RankMe would choose, and how that agrees with labels."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 
 from appssl.artifact import write_json
 from appssl.reports.sweep import Row, agreement, write_sweep
+from appssl.reports.wording import number
 
 METHOD = {"learner.name": "joint_embedding", "layer": "projector", "width": 128, "num_rows": 2048}
 
@@ -77,3 +79,22 @@ def test_a_point_that_was_not_evaluated_is_shown_without_value(plan, results, tm
     write_sweep(plan, summary=tmp_path / "docs", command="appssl run")
     line = next(x for x in (tmp_path / "docs" / "wearable-tiny-shares.md").read_text().splitlines() if "| 0.1" in x)
     assert line.split(" | ")[1:] == ["0", "3.5000", "–", "– |"]
+
+
+def test_over_seeds_each_point_has_its_difference_to_what_it_was_compared_with(plan, results, tmp_path):
+    home = results / "wearable"
+    for seed in (0, 1):
+        shutil.copytree(home / "tiny" / f"s{seed}", home / "scratch" / f"s{seed}")
+    shutil.copytree(home / "tiny" / "s1", home / "tiny@few" / "s1")
+    plan["targets"].append(["wearable", "tiny@few", 1])
+    plan["runs"]["wearable"]["tiny@few"]["s1"] = plan["runs"]["wearable"]["tiny@few"]["s0"]
+    write_sweep(plan, summary=tmp_path / "docs", command="appssl run")
+    text = (tmp_path / "docs" / "wearable-tiny-shares.md").read_text()
+    head, few, every = (
+        line.split(" | ") for line in text.splitlines() if line.startswith(("| fine", "| 0.1", "| 1.0"))
+    )
+    assert head[-1] == "difference to scratch |"  # the twin has no results beside these
+    stored = [json.loads((home / f"tiny@few/s{seed}/evaluate/comparison.json").read_text()) for seed in (0, 1)]
+    rows = [row for found in stored for row in found if (row["against"], row["metric"]) == ("scratch", "macro_f1")]
+    assert few[-1].startswith(f"{number(sum(row['value'] for row in rows) / 2, signed=True)} (")
+    assert every[-1] == "– |"  # one seed alone

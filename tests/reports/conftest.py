@@ -125,6 +125,7 @@ def write_evaluation(folder: Path, data: Artifact, seed: int) -> None:
     names = np.array(CLASSES)
     table = {"id": ours.ids, "group": ours.groups, "target": names[ours.target]}
     table |= {"prediction": names[ours.probabilities.argmax(1)], "confidence": ours.probabilities.max(1)}
+    table |= {"probabilities": ours.probabilities}
     out.table("predictions.parquet", pl.DataFrame(table))
     points = np.random.default_rng(seed).standard_normal((len(ours.ids), 2)) + np.eye(4)[ours.target][:, :2] * 4
     points[:, 1] += 3 * ours.target

@@ -31,15 +31,6 @@ def verdict_of(
     return "opposite" if most < min(by, 0.0) else "not shown"
 
 
-def is_finished(plan: Mapping[str, Any], run: tuple[str, str], claims: Sequence[Claim]) -> bool:
-    """Whether a recipe, and all that its claims hold it against, are evaluated for every seed of the plan."""
-    domain, recipe = run
-    seeds = [seed for d, name, seed in plan["targets"] if (d, name) == run]
-    folder = Path(plan["results"]) / domain
-    recipes = {recipe, *(run_name(claim.against) for claim in claims)}
-    return all((folder / name / f"s{seed}" / "evaluate" / MANIFEST).is_file() for name in recipes for seed in seeds)
-
-
 def measure(
     plan: Mapping[str, Any], method: str, run: tuple[str, str], claims: Sequence[Claim]
 ) -> list[dict[str, Any]]:

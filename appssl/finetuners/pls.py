@@ -121,8 +121,7 @@ class PLS(nn.Module):
         return slower_encoder([self.backbone], [self.head, self.projector], self.config.backbone_lr_scale)
 
     def forward(self, batch: Batch) -> Step:
-        if not batch["input"].is_floating_point():
-            raise DataError(f"finetuner {self.config.name} mixes values of inputs; these are {batch['input'].dtype}.")
+        refuse_whole_numbers(batch["input"], self.config.name)
         with torch.no_grad():
             guess = sharpened(self._prediction(batch), self.config.sharpening)
         return self.learn(batch, guess)
@@ -203,6 +202,11 @@ class PLS(nn.Module):
 
     def export(self) -> nn.Module:
         return Classifier(self.backbone, self.head)
+
+
+def refuse_whole_numbers(inputs: Tensor, finetuner: str) -> None:
+    if not inputs.is_floating_point():
+        raise DataError(f"finetuner {finetuner} mixes values of inputs; these are {inputs.dtype}.")
 
 
 def labelled_examples(config: Config, labelled: Labelled) -> Examples:

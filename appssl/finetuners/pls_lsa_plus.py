@@ -31,7 +31,6 @@ import torch
 from torch import Tensor, nn
 
 from appssl.contracts import Batch, Context, Examples, Labelled, Progress, Step
-from appssl.errors import DataError
 from appssl.finetuners import pls, pls_lsa
 from appssl.ops.classify import Classifier
 from appssl.ops.noisy_targets import sharpened
@@ -60,8 +59,7 @@ class PLSLSAPlus(nn.Module):
         return [group for network in self.networks for group in network.param_groups()]
 
     def forward(self, batch: Batch) -> Step:
-        if not batch["input"].is_floating_point():
-            raise DataError(f"finetuner {self.config.name} mixes values of inputs; these are {batch['input'].dtype}.")
+        pls.refuse_whole_numbers(batch["input"], self.config.name)
         steps = [
             network.learn(batch, guess) for network, guess in zip(self.networks, self._guesses(batch), strict=True)
         ]

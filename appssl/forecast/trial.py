@@ -95,7 +95,8 @@ class Trial:
     def row(self, job: Job) -> Row:
         """The job as it will be."""
         count = max(1, job.shards)
-        found = self.tried[representative(self.plan, job.name)].at(1 / count)
+        tried = self.tried[representative(self.plan, job.name)]
+        found = tried.at(tried.points[-1].share if is_page(job.name) else 1 / count)
         return Row(job.name, count, False, "probed", after=tuple(job.after), needs=job.needs, **found.plain())
 
     def _measured(self, words: list[str], out: Path, name: str, **place: Any) -> Cost:
@@ -303,6 +304,11 @@ def representative(plan: Mapping[str, Any], name: str) -> str:
 
 def is_training(name: str) -> bool:
     return name.rpartition("/")[2] in ("pretrain", "finetune")
+
+
+def is_page(name: str) -> bool:
+    """Whether the job writes a report: what that shows is bounded, so it does not grow with the data."""
+    return name.rpartition("/")[2] == "report"
 
 
 def as_typed(job: Job) -> list[str]:

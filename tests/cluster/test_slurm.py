@@ -145,13 +145,14 @@ def node_that_comes_back():
     yield lost
     for node in lost:
         subprocess.run(["slurmd", "-N", node], check=True)
-        subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], check=True)
-        wait(lambda node=node: "idle" in sinfo(node), f"{node} being back")
+        wait(lambda node=node: is_back(node), f"{node} being back")
 
 
-def sinfo(node):
+def is_back(node):
+    """Asks for the node until it is there: one that is not down yet, or not registered yet, refuses to be resumed."""
+    subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], capture_output=True)
     shown = subprocess.run(["sinfo", "--noheader", f"--nodes={node}", "--format=%T"], capture_output=True, text=True)
-    return shown.stdout.strip()
+    return shown.stdout.strip() == "idle"
 
 
 def test_a_job_whose_node_is_lost_goes_on_elsewhere_and_gives_the_same_bytes(tmp_path, node_that_comes_back):

@@ -112,3 +112,12 @@ def test_a_larger_share_is_measured_where_the_time_allows(plan, tmp_path):
     slow = Cost(60.0, 3.0, 0, 0, 0, 3.0)
     trial.tried = {name: Tried([Point(0.01, 0, slow)]) for name in jobs}
     assert trial._larger(key, plan, 0.01) is None
+
+
+def test_a_report_does_not_grow_with_the_data(plan, tmp_path):
+    jobs = batch_jobs(complete(plan), WRITING)
+    seen = Cost(3.1, 3.0, 0, 0, 1000, 2.0)
+    trial = Trial(plan, tmp_path, 30.0, tried={job.name: Tried([Point(0.1, 0, seen)]) for job in jobs})
+    rows = [trial.row(job) for job in jobs]
+    assert {row.bytes for row in rows if row.job.endswith("/report")} == {1000}
+    assert {row.bytes for row in rows if row.job.endswith("/evaluate")} == {10_000}

@@ -95,7 +95,7 @@ def written(results):
 
 
 def foreseen(recipe, folder):
-    options = ["--probe", "--probe-seconds", "16", "--json", "--out", "never"]
+    options = ["--probe", "--json", "--out", "never"]
     done = appssl("check", recipe, *options, cwd=folder, OMP_NUM_THREADS="1")
     assert done.code == 0, done.err
     assert not list(folder.glob(".appssl-probe*")), "the probe left its folder"

@@ -2,10 +2,15 @@
 
     mean = sum x / n,    var = sum (x - mean)^2 / n      over the rows and pixels of all processes
 
-With one process it is torch's own. Gradients flow through the sums of all processes. Works on CPUs too, unlike
-`torch.nn.SyncBatchNorm`.
+With one process it is torch's own. Works on CPUs too, unlike `torch.nn.SyncBatchNorm`. With x^ the normalized x, g the
+gradient of the outputs, w the weights, and sums over the rows and pixels of all processes, the gradient of x is
 
-Source: Ioffe and Szegedy, ICML 2015, arXiv 1502.03167, algorithm 1, over the global batch. Deviations: none.
+    w / sqrt(var + eps) * (g - sum(g) / n - x^ sum(g x^) / n)
+
+Each pass over the data is one kernel of torch, and a layer costs one message forward and one backward.
+
+Source: Ioffe and Szegedy, ICML 2015, arXiv 1502.03167, algorithm 1 and section 3, over the global batch. Deviations:
+none.
 """
 
 from typing import Any
@@ -13,6 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from appssl.ops.distributed import world_size
@@ -30,12 +37,11 @@ class GlobalBatchNorm(_BatchNorm):
             return super().forward(inputs)
         mean, variance, count = moments(inputs)
         if self.training and self.running_mean is not None:
-            self._remember(mean.detach(), variance.detach() * (count / (count - 1)))
-        shape = [1, -1, *[1] * (inputs.ndim - 2)]
-        scale = torch.rsqrt(variance + self.eps)
-        weight = scale if self.weight is None else scale * self.weight.float()
-        shift = -mean * weight if self.bias is None else self.bias.float() - mean * weight
-        return (inputs.float() * weight.view(shape) + shift.view(shape)).to(inputs.dtype)
+            self._remember(mean, variance * (count / (count - 1)))
+        weight = torch.ones_like(mean) if self.weight is None else self.weight
+        bias = torch.zeros_like(mean) if self.bias is None else self.bias
+        result: Tensor = _Normalized.apply(inputs, weight, bias, mean, variance, count, self.eps)
+        return result
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, unbiased: Tensor) -> None:
@@ -48,34 +54,54 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var.lerp_(unbiased.to(self.running_var), share)
 
 
+@torch.no_grad()
 def moments(inputs: Tensor) -> tuple[Tensor, Tensor, int]:
     """Mean and (biased) variance of each channel over all processes, (C,) float32 each, and how many numbers it has.
 
     Args:
         inputs: (B, C, ...), of equal shape on all processes.
     """
-    inputs = inputs.float()
-    dims = [0, *range(2, inputs.ndim)]
-    count = inputs.numel() // inputs.shape[1] * world_size()
-    mean = _Sum.apply(inputs.sum(dims)) / count
-    centered = inputs - mean.view(1, -1, *[1] * (inputs.ndim - 2))
-    return mean, _Sum.apply(centered.square().sum(dims)) / count, count
+    local = torch.stack(_local_moments(inputs))
+    every = [torch.empty_like(local) for _ in range(world_size())]
+    dist.all_gather(every, local)
+    means, variances = torch.stack(every).double().unbind(1)  # (W, C); squares of means would cancel in float32
+    mean = means.mean(0)
+    variance = (variances + (means - mean).square()).mean(0)
+    return mean.float(), variance.float(), inputs.numel() // inputs.shape[1] * world_size()
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over all processes; each of them gets the sum of all gradients."""
+def _local_moments(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    if inputs.device.type == "cpu":  # ten times faster there
+        mean, variance = torch.batch_norm_update_stats(inputs, None, None, 0.0)
+    else:
+        variance, mean = torch.var_mean(inputs.float(), [0, *range(2, inputs.ndim)], correction=0)
+    return mean.float(), variance.float()
+
+
+class _Normalized(torch.autograd.Function):
+    """Inputs (B, C, ...) normalized by moments of all processes; all of them go backward together."""
 
     @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
-        total = local.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, count: int, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(inputs, weight, mean, variance)
+        ctx.count, ctx.eps = count, eps
+        return functional.batch_norm(inputs, mean, variance, weight, bias, training=False, eps=eps)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, mean, variance = ctx.saved_tensors
+        # As if the moments were constants; what flows through them is linear in x^ and added to it.
+        of_inputs, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, inputs, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.stack([of_weight, of_bias]).float()  # of g x^ and of g
+        dist.all_reduce(sums)
+        slope, level = weight.float() * torch.rsqrt(variance + ctx.eps) / -ctx.count * sums
+        of_inputs += functional.batch_norm(inputs, mean, variance, slope, level, training=False, eps=ctx.eps)
+        return of_inputs, of_weight, of_bias, None, None, None, None
 
 
 _OURS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -37,7 +37,7 @@ data: chain
 pretrain:
   backbone: cnn1d
   views: signal
-  fit: {steps: 200, batch_size: 32, checkpoint_steps: 10, optimizer: sgd, lr: 0.02, threads: 1}
+  fit: {steps: 200, batch_size: 32, checkpoint_steps: 10, optimizer: sgd, lr: 0.02, threads: 1, log_every: 1}
 """
 STAGES = ("pretrain", "finetune", "evaluate", "report")
 
@@ -195,7 +195,8 @@ def test_a_training_on_two_nodes_is_that_of_one_process(tmp_path):
         ]
         for folder in (place / "pretrain", tmp_path / "two")
     ]
-    assert losses[1][:5] == pytest.approx(losses[0][:5], rel=1e-4)  # sums in another order, 50 times
+    # Sums in another order. After 30 steps even two runs of one process, 1e-7 apart at the start, differ by 1e-3.
+    assert losses[1][:10] == pytest.approx(losses[0][:10], rel=1e-5)
     assert one.keys() == two.keys()
 
 

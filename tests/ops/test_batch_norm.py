@@ -45,7 +45,42 @@ def half(mine):
     found = passed(net, batch()[mine], WEIGHTS[mine])
     gradients = {name: mean_of_processes(value) for name, value in found.items() if name.startswith("grad.")}
     net.eval()
-    return {**found, **gradients, "evaluated": net(batch()[mine]).detach()}
+    return {**found, **gradients, "evaluated": net(batch()[mine]).detach(), **far(mine), **low(mine)}
+
+
+def far(mine):
+    """Numbers far from 0, without affine parameters; in double precision what it should be."""
+    values = 1000 + torch.randn(8, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    inputs = values.float()[mine].requires_grad_()
+    layer = GlobalBatchNorm(6, affine=False, track_running_stats=False)
+    output = layer(inputs)
+    (gradient,) = torch.autograd.grad((output * FAR[mine]).sum(), inputs)
+    exact = values.requires_grad_()
+    whole = (exact - exact.mean(0)) / (exact.var(0, correction=0) + layer.eps).sqrt()
+    (of_whole,) = torch.autograd.grad((whole * FAR).sum(), exact)
+    return {"far": output.detach(), "far.gradient": gradient, "far.exact": whole.detach()[mine].float(),
+            "far.gradient.exact": of_whole[mine].float()}  # fmt: skip
+
+
+FAR = torch.linspace(-1, 3, 48).reshape(8, 6)
+
+
+def low(mine):
+    """Maps of bfloat16 with channels last, as mixed precision has them on the way, beside the same in float32."""
+
+    def passed_once(maps):
+        maps.requires_grad_()
+        layer = GlobalBatchNorm(3)
+        output = layer(maps)
+        output.square().mul(batch()[mine]).sum().backward()
+        assert output.dtype == maps.grad.dtype == maps.dtype
+        assert output.is_contiguous(memory_format=torch.channels_last)
+        return [part.detach().float().contiguous() for part in (output, maps.grad, layer.weight.grad)]
+
+    maps = batch()[mine].to(torch.bfloat16, memory_format=torch.channels_last)
+    names = ["low", "low.gradient", "low.weight"]
+    exact = dict(zip((f"{name}.exact" for name in names), passed_once(maps.float()), strict=True))
+    return {**exact, **dict(zip(names, passed_once(maps), strict=True))}
 
 
 @pytest.mark.slow
@@ -62,6 +97,15 @@ def test_two_processes_normalize_as_one(tmp_path):
     for name in alone.keys() - {"output", "evaluated"}:
         for found in halves:
             torch.testing.assert_close(found[name], alone[name], atol=1e-5, rtol=1e-4)
+    for found in halves:  # float32 has 1e-4 of 1000, against a spread of 1; bfloat16 has 8 bits
+        for name, error in {
+            "far": 1e-3,
+            "far.gradient": 1e-3,
+            "low": 2e-2,
+            "low.gradient": 5e-2,
+            "low.weight": 2e-2,
+        }.items():
+            torch.testing.assert_close(found[name], found[f"{name}.exact"], atol=error, rtol=error)
 
 
 def test_with_one_process_it_is_that_of_torch():

@@ -104,7 +104,7 @@ def write_jobs(plan: Mapping[str, Any], profile: str, folder: Path) -> Path:
     raise SettingsError("--script writes jobs for SLURM or Kubernetes: give --profile slurm or kubernetes with it.")
 
 
-_PROGRAMS = {"kubernetes": "appssl.shared_volume", "slurm": "appssl.slurm_checks"}  # for other executors Snakemake's
+_PROGRAMS = {"kubernetes": "appssl.shared_volume", "slurm": "appssl.slurm_workflow"}  # for other executors Snakemake's
 
 
 def snakemake_command(config: Path, profile: Path, cores: int | None) -> list[str]:

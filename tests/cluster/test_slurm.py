@@ -98,6 +98,23 @@ def test_the_workflow_over_slurm_gives_the_same_bytes(local, tmp_path):
     assert manifests(place) == local
     log = (tmp_path / "results" / ".appssl" / "snakemake.log").read_text()
     assert "Submitted array job" in log  # the shards
+    again = appssl("run", "chain.yaml", "--out", "results", "--profile", "slurm", "--dry-run", cwd=tmp_path)
+    assert "Nothing to be done" in again.out + again.err  # Snakemake has its records of what jobs did without it
+
+
+def test_a_job_that_fails_is_named_and_done_again(tmp_path):
+    run(tmp_path, "--dry-run")
+    changed = CHAIN.replace("batch_size: 16", "batch_size: 16, lr: 1.0e+30")
+    (tmp_path / "chain.yaml").write_text(changed)
+    options = ["run", "chain.yaml", "--out", "results", "--profile", "slurm"]
+    done = appssl(*options, cwd=tmp_path)
+    assert done.code == 4, done.err  # diverged
+    assert "wearable/chain/s0/finetune/state/diverged" in done.err
+    said = [path.read_text() for path in tmp_path.glob(".snakemake/slurm_logs/rule_finetune/**/*.log")]
+    assert said  # kept, because it failed
+    assert "Building DAG" not in "".join(said)  # the job is the command alone
+    (tmp_path / "chain.yaml").write_text(CHAIN)
+    assert appssl(*options, cwd=tmp_path).code in (0, 5)
 
 
 def test_plain_jobs_do_the_same_without_a_workflow_manager(local, tmp_path):

@@ -3,8 +3,10 @@
 import os
 import sys
 import traceback
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from appssl.addresses import masked
 from appssl.cli import (
@@ -30,8 +32,21 @@ from appssl.cli import (
 from appssl.errors import AppsslError
 from appssl.version import __version__
 
+
+class _Commands(TyperGroup):
+    """Ctrl-C ends a command with a message of ours; typer's own says only that it was aborted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            sys.exit(130)
+
+
 app = typer.Typer(
     name="appssl",
+    cls=_Commands,
     help="From raw applied data to an encoder, cleaned labels, a fine-tuned model and an honest evaluation.",
     no_args_is_help=True,
     add_completion=False,
@@ -106,9 +121,6 @@ def main() -> None:
     except AppsslError as error:
         _explain(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:

@@ -1,8 +1,10 @@
 """The command line itself: quick to start, explained, the same everywhere."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import polars as pl
 import pytest
@@ -147,3 +149,16 @@ def test_the_table_of_a_folder_filled_in_gives_a_classifier_of_slides(cli, tmp_p
     assert "abmil" in (tmp_path / "my.yaml").read_text()
     said = cli("check", "my.yaml")
     assert said.code == 0, said.err
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_run_with_a_word_on_how_it_goes_on(tmp_path):
+    command = [sys.executable, "-m", "appssl", "run", "wearable/demo"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as run:
+        while not (tmp_path / "results/.appssl/snakemake.log").exists():
+            assert run.poll() is None
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        said = run.communicate(timeout=120)[1]
+    assert run.returncode == 130
+    assert said.splitlines()[-1] == "stopped; the same command goes on from here"

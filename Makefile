@@ -26,7 +26,7 @@ check:
 # Everything: kills, real servers, a browser, a wheel in an empty folder, the real recipes in their quick form (these are
 # skipped, with a reason, where $(APPSSL_DATA) does not exist).
 tests:
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 # Each within seconds; for work on the code.
 quick-tests: install-dev check

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from appssl.artifact import MANIFEST, sha256_file
 from appssl.errors import NOT_JSON
+from appssl.plan import settings_digest
 
 # The metric that stands for a run in tables, by evaluator.
 MAIN_METRICS = {"classification": "macro_f1", "mil": "bag_auroc", "ranking": "recall@20", "knn": "knn_macro_f1"}
@@ -41,6 +43,28 @@ def folders(plan: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
                     if f"{domain}/{recipe}/{seed}/{stage}" not in wanted:
                         continue
                     yield f"{domain}/{recipe} {seed} {stage}", root / domain / recipe / seed / stage
+
+
+def is_current(plan: Mapping[str, Any], place: str) -> bool:
+    """Whether a stage's result is there, with the settings of a complete plan and from results of which that is true.
+
+    Args:
+        place: its folder, relative to the results.
+    """
+    root, config = Path(plan["results"]), json.loads(plan["configs"][place])
+    manifest = read_json(root / place / MANIFEST)
+    if not isinstance(manifest, dict):
+        return False
+    if manifest.get("settings") != settings_digest(config["stage"], config["seed"], config["settings"]):
+        return False
+    reads: dict[str, str] = {}
+    if not place.startswith("data/"):
+        domain, recipe, seed, stage = place.split("/")
+        reads = plan["runs"][domain][recipe][seed]["stages"][stage]["inputs"]
+    return all(
+        is_current(plan, other) and manifest["inputs"].get(name) == sha256_file(root / other / MANIFEST)
+        for name, other in reads.items()
+    )
 
 
 def failures(plan: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -61,10 +61,10 @@ def run(
 ) -> None:
     """Run recipes beside what they are compared with; say which claims hold. Example: appssl bench run bss --seeds 5"""
     from appssl import runner
-    from appssl.errors import LeftOutError
+    from appssl.errors import AppsslError
     from appssl.plan import complete, make_plan
     from appssl.recipe import parse_overrides
-    from appssl.reports.claims import measure, refuse_unmeasured
+    from appssl.reports.claims import is_finished, measure, refuse_unmeasured
     from appssl.reports.claims_page import counted, read_claims, table, write_claims
 
     overrides = parse_overrides(set_ or [])
@@ -77,26 +77,33 @@ def run(
     )
     for method, of in chosen.items():
         refuse_unmeasured(plan, method, (of.recipe.domain, of.name), of.recipe.claims)
-    left_out = None
+    whole, stopped = complete(plan), None
     try:
         how: dict[str, Any] = {"profile": profile, "cores": cores, "dry_run": dry_run}
-        runner.run(complete(plan), results=out, summary=None, as_json=False, **how)
-    except LeftOutError as error:  # all is done; told at the end
-        left_out = error
+        runner.run(whole, results=out, summary=None, as_json=False, **how)
+    except AppsslError as error:  # told at the end; some methods may be finished, or all, with inputs left out
+        if dry_run:
+            raise
+        stopped = error
     if dry_run:
         return
     rows = []
     for method, of in chosen.items():
+        if stopped is not None and not is_finished(whole, (of.recipe.domain, of.name), of.recipe.claims):
+            typer.echo(f"{method}: not finished, so not measured", err=True)
+            continue
         found = measure(plan, method, (of.recipe.domain, of.name), of.recipe.claims)
         rows += found
         if missing := len(of.recipe.claims) - len(found):
             typer.echo(f"{method}: {missing} claim(s) not measured, the quick form makes fewer comparisons", err=True)
+    if stopped is not None and not rows:
+        raise stopped
     if write is not None:
         typer.echo(f"{write}: {counted(write_claims(write, rows))}")
     else:
         typer.echo(f"\n{'QUICK FORM: says nothing of the claims. ' if quick else ''}{counted(rows)}\n\n{table(rows)}")
-    if left_out is not None:
-        raise left_out
+    if stopped is not None:
+        raise stopped
 
 
 def _refuse_other_results(quick: bool, overrides: Mapping[str, Any]) -> None:

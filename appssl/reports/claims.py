@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from appssl.artifact import MANIFEST
 from appssl.errors import Problem, SettingsError
-from appssl.outcome import read_json
+from appssl.outcome import is_current, read_json
 from appssl.recipe import Claim
 from appssl.registry import load
 from appssl.reports.effects import Effect, effects
@@ -29,6 +29,15 @@ def verdict_of(
     if least > by:
         return "shown"
     return "opposite" if most < min(by, 0.0) else "not shown"
+
+
+def is_finished(plan: Mapping[str, Any], run: tuple[str, str], claims: Sequence[Claim]) -> bool:
+    """Whether a recipe, and all that its claims hold it against, are evaluated as the complete plan has it, for every
+    seed of it; an evaluation of other settings or data that lies there does not count."""
+    domain, recipe = run
+    seeds = [seed for d, name, seed in plan["targets"] if (d, name) == run]
+    recipes = {recipe, *(run_name(claim.against) for claim in claims)}
+    return all(is_current(plan, f"{domain}/{name}/s{seed}/evaluate") for name in recipes for seed in seeds)
 
 
 def measure(

@@ -2,9 +2,12 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
+from appssl.outcome import is_current
+from appssl.plan import complete, make_plan
 from tests.commands import appssl
 from tests.workflows.conftest import CHAIN
 
@@ -30,6 +33,26 @@ def planned(project, *arguments):
 
 def test_a_finished_run_has_nothing_to_do(project):
     assert planned(project) == []
+
+
+def current(**overrides):
+    """Stages whose results are those that the recipe asks for now."""
+    found = complete(make_plan(["chain.yaml"], seeds=[0], overrides=overrides, results=Path("results"), quick=False))
+    return {place.rpartition("/")[2] for place in found["configs"] if is_current(found, place)} & set(STAGES)
+
+
+def test_a_result_is_current_with_the_settings_and_inputs_that_are_wanted(project, monkeypatch):
+    monkeypatch.chdir(project)
+    run = {"pretrain", "pseudolabel", "finetune", "evaluate", "report"}
+    assert current() == run
+    assert current(**{"finetune.fit.batch_size": 6}) == {"pretrain", "pseudolabel"}
+    assert current(**{"needs.pretrain.minutes": 7}) == run
+    assert current(**{"data.source.split.test": 0.4}) == set()  # of other data
+    manifest = project / "results/wearable/chain/s0/pseudolabel/manifest.json"
+    manifest.write_text(manifest.read_text() + " ")  # another one than finetune has read
+    assert current() == {"pretrain", "pseudolabel"}
+    manifest.write_text("{")
+    assert current() == {"pretrain"}
 
 
 def test_a_comment_reruns_nothing(project):

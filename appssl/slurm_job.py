@@ -60,17 +60,11 @@ def prepare(job: Mapping[str, Any]) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
-def environment(job: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, str]:
-    """Of the command. A training starts its own processes, one for each device, as it does where no task is srun's."""
-    kept = {name: value for name, value in variables.items() if not name.startswith("SLURM_NTASKS")}
-    return {**kept, **{f"{name}_NUM_THREADS": str(job["threads"]) for name in _THREADS}}
-
-
 def main() -> None:
     job = of_this_task(sys.argv[1:], os.environ)
     prepare(job)
     shell = ["bash", "-c", f"set -euo pipefail; {job['command']}"]
-    os.execvpe(shell[0], shell, environment(job, os.environ))
+    os.execvpe(shell[0], shell, os.environ | {f"{name}_NUM_THREADS": str(job["threads"]) for name in _THREADS})
 
 
 if __name__ == "__main__":

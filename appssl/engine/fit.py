@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import ModelParallelStrategy
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -168,6 +169,7 @@ def fit(
         num_nodes=_nodes(),
         strategy=sharding.strategy(devices * _nodes()) if strategy == "fsdp" else strategy,
         precision=_PRECISION[config.precision],
+        plugins=_process_starter(devices),
     )
     fabric.launch()
     schedule = registry.build("schedules", config.schedule)
@@ -271,10 +273,20 @@ def fit(
     return FitResult(num_steps, first, rate, waiting_share, order.accumulate)
 
 
+def _is_one_of_several_tasks() -> bool:
+    """Whether srun started this process and others, and not a batch job one that is to start the others."""
+    return int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NUM_NODES" in os.environ
+
+
 def _nodes() -> int:
     """Nodes that srun started this process and others on, `devices` on each; 1 in any other case."""
-    started_by_srun = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NUM_NODES" in os.environ
-    return int(os.environ["SLURM_STEP_NUM_NODES"]) if started_by_srun else 1
+    return int(os.environ["SLURM_STEP_NUM_NODES"]) if _is_one_of_several_tasks() else 1
+
+
+def _process_starter(devices: int) -> list[Any]:
+    """Fabric takes a job that asked SLURM for one task for a training of one process, however many devices it has."""
+    alone = "SLURM_NTASKS" in os.environ and not _is_one_of_several_tasks() and not TorchElasticEnvironment.detect()
+    return [LightningEnvironment()] if alone and devices > 1 else []
 
 
 def _set_up(fabric: Fabric, learner: Any, config: FitSettings) -> tuple[Any, Any]:

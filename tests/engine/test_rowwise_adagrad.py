@@ -133,7 +133,7 @@ TWO = """
 def on_two_processes(tmp_path, strategy):
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(TWO))
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29523"]
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command = [*run, str(script), str(tmp_path / "two"), strategy]
     return subprocess.run(
         command, cwd=REPOSITORY, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, check=False

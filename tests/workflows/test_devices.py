@@ -14,6 +14,11 @@ from tests.workflows.test_run import RUN
 
 pytestmark = pytest.mark.slow  # every test runs whole commands
 
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "appssl")
+# What sbatch sets for a job of one task, as the workflow asks for it.
+BATCH_JOB = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
+             "SLURM_NODEID": "0"}  # fmt: skip
+
 
 def pretrain(project, out, *launcher, **extra):
     """Runs the stage of the finished project again into `out`; two threads would starve two processes on two cores."""
@@ -21,23 +26,25 @@ def pretrain(project, out, *launcher, **extra):
     arguments = ["pretrain", "--config", config, "--data", data, "--out", out, "--accelerator", "cpu"]
     command = [sys.executable, *(launcher or ("-m", "appssl")), *map(str, arguments), *extra.pop("options", ())]
     return subprocess.run(
-        command, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=300, check=False
+        command, env=environment(OMP_NUM_THREADS="1", **extra), capture_output=True, text=True, timeout=300, check=False
     )
 
 
 @pytest.mark.parametrize(
-    ("launcher", "options"),
+    ("launcher", "options", "variables"),
     [
-        ((), ("--devices", "2")),
-        ((), ("--devices", "2", "--strategy", "fsdp")),
-        (("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533", "-m", "appssl"), ()),
+        ((), (), {}),
+        ((), ("--strategy", "fsdp"), {}),
+        (TORCHRUN, (), {}),
+        ((), (), BATCH_JOB),
+        (TORCHRUN, (), BATCH_JOB),
     ],
-    ids=["ddp", "fsdp", "torchrun"],
+    ids=["ddp", "fsdp", "torchrun", "slurm", "torchrun_in_slurm"],
 )
-def test_two_processes_leave_one_result(finished, tmp_path, launcher, options):
-    options = (*options, "--devices", "2") if launcher else options
-    done = pretrain(finished, tmp_path / "out", *launcher, options=options)
+def test_two_processes_leave_one_result(finished, tmp_path, launcher, options, variables):
+    done = pretrain(finished, tmp_path / "out", *launcher, options=(*options, "--devices", "2"), **variables)
     assert done.returncode == 0, done.stderr
+    assert "Starting with 2 processes" in done.stderr
     Artifact.open(tmp_path / "out", "encoder").check()
     events = list(read_events(tmp_path / "out" / "metrics.jsonl"))
     assert [e["event"] for e in events if e["event"] != "metrics"] == ["start", "finish"]

@@ -60,7 +60,7 @@ def run(
         uri = store_uri(Path.cwd())
         log = hidden / "snakemake.log"
         with Uploader(Path(plan["results"]), uri, Path.cwd()), Progress(plan), log.open("wb") as file:
-            options: dict[str, Any] = {"stdout": file, "stderr": file, "preexec_fn": _die_with_parent}
+            options: dict[str, Any] = {"stdout": file, "stderr": file, "preexec_fn": die_with_parent}
             code = _wait(subprocess.Popen(command, env=environment(), **options))
         if "sweep" in plan:
             _write_sweep(plan, summary)
@@ -156,8 +156,8 @@ def only_run(results: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _die_with_parent() -> None:
-    """Linux: the workflow ends when this process is killed, however it is killed."""
+def die_with_parent() -> None:
+    """For `preexec_fn`, on Linux: a child gets SIGTERM when this process is killed, however it is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 

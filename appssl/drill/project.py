@@ -15,7 +15,7 @@ import appssl
 from appssl import bundle, slurm
 from appssl.artifact import Artifact
 from appssl.errors import ArtifactError
-from appssl.runner import profile_folder
+from appssl.runner import die_with_parent, profile_folder
 
 # Every domain's own demo, on little data, with checkpoints often enough to be resumed from, and workers to be killed.
 _TINY = {
@@ -76,10 +76,12 @@ class Project:
         return [sys.executable, "-m", "appssl", *words]
 
     def start(self, command: Iterable[str], **extra: str) -> "subprocess.Popen[bytes]":
-        """Starts a command in a process group of its own; what it says goes into files, which survive a kill."""
+        """Starts a command in a process group of its own, which ends with this process; what it says goes into files,
+        which survive a kill."""
+        options: dict[str, Any] = {"start_new_session": True, "preexec_fn": die_with_parent}
         with self._said("out").open("wb") as out, self._said("err").open("wb") as err:
             return subprocess.Popen(
-                list(command), cwd=self.folder, env=environment(extra), stdout=out, stderr=err, start_new_session=True
+                list(command), cwd=self.folder, env=environment(extra), stdout=out, stderr=err, **options
             )
 
     def _said(self, stream: str) -> Path:

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -221,3 +222,27 @@ def test_what_a_drill_starts_does_not_reach_the_users_store(monkeypatch, tmp_pat
     code = "import os, sys; sys.exit('MLFLOW_TRACKING_URI' in os.environ)"
     assert project.ended(project.start([sys.executable, "-c", code])).code == 0
     assert "MLFLOW_TRACKING_URI" not in environment()
+
+
+def test_a_drill_that_is_killed_leaves_nothing_going(tmp_path):
+    sleeps = [sys.executable, "-c", "import time; time.sleep(100)"]
+    starts = "import pathlib, time; from appssl.drill.project import Project\n"
+    starts += f"print(Project(pathlib.Path({str(tmp_path)!r}), 'wearable').start({sleeps!r}).pid, flush=True)\n"
+    starts += "time.sleep(100)"
+    drill = [sys.executable, "-c", starts]
+    with subprocess.Popen(drill, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        run = int(process.stdout.readline())
+        assert is_going(run)
+        process.kill()
+    deadline = time.monotonic() + 20
+    while is_going(run):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_going(pid):
+    """Not so for one that has ended and that nobody has asked for its end."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False

@@ -33,6 +33,7 @@ class Row:
             folds together or the mean over seeds. spread: its interval, or the range over seeds. differences: name of a
             recipe -> {value, low, high} of the main metric, over all folds or seeds, if there are two or more.
         method: names of backbone, learner and objective, and what RankMe was measured on.
+        by_seed: seed -> RankMe and main metric, of the seeds that have both.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row:
     spread: str
     differences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     method: Mapping[str, Any] = field(default_factory=dict)
+    by_seed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def write_sweep(plan: Mapping[str, Any], *, summary: Path | None, command: str) -> list[Path]:
@@ -88,7 +90,11 @@ def _row(plan: Mapping[str, Any], results: Path, domain: str, recipe: str, overr
     values = [run.metrics()[main[0]][main[1]]["value"] for run in runs]
     spread = f"{number(min(values))} to {number(max(values))}"
     differences = _over_seeds(runs, results / domain, main[1])
-    return Row(recipe, overrides, len(runs), rank, main[1], sum(values) / len(values), spread, differences, method)
+    by_seed: dict[str, tuple[float, float]] = {}
+    if len(ranks) == len(runs) == len(seeds):
+        by_seed = {run.folder.name: (r, v) for run, r, v in zip(runs, ranks, values, strict=True)}
+    mean = sum(values) / len(values)
+    return Row(recipe, overrides, len(runs), rank, main[1], mean, spread, differences, method, by_seed)
 
 
 def _over_seeds(runs: Sequence[Run], domain: Path, metric: str) -> dict[str, Mapping[str, Any]]:
@@ -143,12 +149,28 @@ def agreement(rows: Sequence[Row]) -> list[str]:
                 f"RankMe and {readable(metric)} over {len(known)} points: Spearman {number(spearman, signed=True)}, "
                 f"Kendall {number(kendall, signed=True)}."
             )
+            said += _in_each_seed(known, readable(metric))
     if any(row.method != ranked[0].method for row in ranked):
         said.append(
             "RankMe can be compared within one method only, at equal width and number of rows: points of this sweep "
             "differ in these."
         )
     return said
+
+
+def _in_each_seed(rows: Sequence[Row], metric: str) -> list[str]:
+    """How RankMe agrees with labels if there were one seed only; nothing if there is one, or a value is not there."""
+    seeds = [seed for seed in rows[0].by_seed if all(seed in row.by_seed for row in rows)]
+    if len(seeds) < 2:
+        return []
+    correlations, below = [], []
+    for seed in seeds:
+        ranks, values = zip(*(row.by_seed[seed] for row in rows), strict=True)
+        correlations.append(stats.spearmanr(ranks, values)[0] if min(len(set(ranks)), len(set(values))) > 1 else None)
+        below.append(max(values) - values[ranks.index(max(ranks))])
+    spearman = ", ".join("–" if c is None else number(c, signed=True) for c in correlations)
+    less = ", ".join(map(number, below))
+    return [f"In each seed alone: Spearman {spearman}; what RankMe chooses is {less} below the best {metric}."]
 
 
 def _columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -46,6 +46,20 @@ def test_without_labels_only_the_choice_is_said():
     assert len(said) == 1
 
 
+def test_each_seed_says_for_itself_how_rank_me_agrees():
+    rows = [
+        replace(row("a", 15.0, 0.45), by_seed={"s0": (10.0, 0.4), "s1": (20.0, 0.5)}),
+        replace(row("b", 25.0, 0.40), by_seed={"s0": (20.0, 0.5), "s1": (30.0, 0.3)}),
+        replace(row("c", 30.0, 0.55), by_seed={"s0": (30.0, 0.7), "s1": (25.0, 0.4)}),
+    ]
+    # s0: equal ranks. s1: ranks 1, 3, 2 against 3, 1, 2; chosen is b, 0.2 below a.
+    expected = (
+        "In each seed alone: Spearman +1.0000, −1.0000; what RankMe chooses is 0.0000, 0.2000 below the best macro F1."
+    )
+    assert agreement(rows)[-1] == expected
+    assert "each seed" not in " ".join(agreement([*rows[:2], replace(rows[2], by_seed={"s0": (1.0, 0.4)})]))
+
+
 @pytest.fixture
 def plan(results):
     runs = {}

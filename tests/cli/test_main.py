@@ -1,6 +1,7 @@
 """The command line itself: quick to start, explained, the same everywhere."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -154,11 +155,12 @@ def test_the_table_of_a_folder_filled_in_gives_a_classifier_of_slides(cli, tmp_p
 @pytest.mark.slow
 def test_ctrl_c_ends_a_run_with_a_word_on_how_it_goes_on(tmp_path):
     command = [sys.executable, "-m", "appssl", "run", "wearable/demo"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as run:
+    options = {"cwd": tmp_path, "env": environment(), "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **options) as run:
         while not (tmp_path / "results/.appssl/snakemake.log").exists():
             assert run.poll() is None
             time.sleep(0.1)
-        run.send_signal(signal.SIGINT)
-        said = run.communicate(timeout=120)[1]
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        said = run.communicate(timeout=300)[1]
     assert run.returncode == 130
     assert said.splitlines()[-1] == "stopped; the same command goes on from here"

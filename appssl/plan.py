@@ -76,8 +76,17 @@ def read_config(path: Path, stage: str) -> StageConfig:
         raise SettingsError(
             [Problem(str(path), "stage", f"is {values.get('stage')!r}, but this is the stage {stage}.")]
         )
-    settings = validate(MODELS[stage], values.get("settings") or {}, file=str(path), owner=stage, prefix="settings")
     known = {key: values.get(key) for key in ("stage", "domain", "recipe", "seed")}
+    wrong = [Problem(str(path), key, f"must be text, is {known[key]!r}.") for key in ("domain", "recipe")
+             if not isinstance(known[key], str)]  # fmt: skip
+    if not isinstance(known["seed"], int):
+        wrong.append(Problem(str(path), "seed", f"must be a whole number, is {known['seed']!r}."))
+    given = values.get("settings") or {}
+    if not isinstance(given, dict):
+        wrong.append(Problem(str(path), "settings", f"must be a group of settings, is {given!r:.100}."))
+    if wrong:
+        raise SettingsError(wrong)
+    settings = validate(MODELS[stage], given, file=str(path), owner=stage, prefix="settings")
     return StageConfig(settings=settings, **known)  # type: ignore[arg-type]
 
 

@@ -97,6 +97,7 @@ class _Tar:
         return [{**self._images[key], **self._notes.get(key, {})} for key in sorted(self._images.keys() - self._bad)]
 
     def _skip(self, name: str, reason: str, detail: str) -> None:
+        name, detail = shown(name), shown(detail)
         item = f"{self.stem}/{name}" if name else self.path
         self.skipped.append(Skipped(item, f"{self.path}: {name}" if name else self.path, reason, detail, failed=True))
 
@@ -134,9 +135,16 @@ def _values(values: dict[str, Any], columns: Columns) -> dict[str, str]:
     return {key: str(values[name]) for key, name in named.items() if name and values.get(name) is not None}
 
 
+def shown(text: str) -> str:
+    """The text with an escape in place of every byte that was no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def unsafe(member: tarfile.TarInfo) -> str:
     """Why a member is refused, "" if it is not."""
     name = member.name.replace("\\", "/")
+    if shown(name) != name:
+        return "its name is not UTF-8"
     if name.startswith("/") or ".." in PurePosixPath(name).parts:
         return "its name leaves the folder"
     if member.issym() or member.islnk():

@@ -79,6 +79,8 @@ HOSTILE = {
     "names of names": (header(kind=b"L", size=4) + padded(b"abc\0")) * 3000,
     "negative size in the extended header": header(kind=b"x", size=15) + padded(b"15 size=-10000\n") + header() + EMPTY,
     "huge record": header(kind=b"x", size=27) + padded(b"99999999999999999999 a=b\n") + header() + EMPTY,
+    "a name that is no UTF-8": header(b"a\xe3.jpg") + header(b"b.jpg") + EMPTY,
+    "a label that is no UTF-8": header(b"a\xe3.cls") + header(b"b.jpg") + EMPTY,
     "sparse": header(kind=b"S") + EMPTY,
     "deep label": header(b"a.json", 10**5) + padded(b"[" * 10**5) + header(b"a.jpg") + EMPTY,
     "huge number": header(b"a.json", 10**5) + padded(b"9" * 10**5) + header(b"a.jpg") + EMPTY,
@@ -90,6 +92,15 @@ def test_hostile_shards(how):
     start = time.process_time()
     read_shard(HOSTILE[how])
     assert time.process_time() - start < 2
+
+
+def test_a_name_that_is_no_utf_8_is_said_and_the_rest_is_read(tmp_path):
+    (tmp_path / "s.tar").write_bytes(HOSTILE["a name that is no UTF-8"])
+    found = list_shards(tmp_path, ["s.tar"], Columns())
+    assert found.frame["id"].to_list() == ["s/b"]
+    (left_out,) = found.skipped
+    assert (left_out.reason, left_out.detail) == ("unsafe_member", "its name is not UTF-8")
+    assert left_out.item.encode() == b"s/a\\udce3.jpg"
 
 
 def comb(teeth: int) -> dict:

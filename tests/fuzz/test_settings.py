@@ -38,6 +38,21 @@ def test_settings_of_a_stage(content):
     survives(lambda folder, name: read_config(folder / name, "report"), content, "config.yaml")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("settings: {max_quarantine_rows: 50}", "settings: text", "settings must be a group of settings, is 'text'"),
+        ("seed: 0", "seed: x", "seed must be a whole number, is 'x'"),
+        ("seed: 0", "", "seed must be a whole number, is None"),
+        ("recipe: chain", "recipe: [a]", r"recipe must be text, is \['a'\]"),
+    ],
+)
+def test_what_a_stage_needs_to_know_is_named_where_it_is_wrong(tmp_path, old, new, said):
+    (tmp_path / "config.yaml").write_text(STAGE.decode().replace(old, new))
+    with pytest.raises(SettingsError, match=said):
+        read_config(tmp_path / "config.yaml", "report")
+
+
 def bomb(how: str) -> str:
     names = "abcdefgh"
     lines = ["a: &a {x: 1, y: 2}" if how == "merge" else "a: &a [x, x, x, x, x, x, x, x, x]"]

@@ -15,7 +15,7 @@ import polars as pl
 
 from appssl.errors import DataError
 from appssl.ops.paths import inside
-from appssl.ops.table_limits import SHOWN, UNREADABLE, first_line, refuse_long_cells
+from appssl.ops.table_limits import SHOWN, UNREADABLE, decode, first_line, refuse_long_cells
 from appssl.settings import nearest
 
 TimeUnit = Literal["seconds", "iso", "unix_ms"]
@@ -128,7 +128,10 @@ def reading(path: str, read: Callable[[], T]) -> T:
 
 def whole_table(root: Path, path: str) -> pl.DataFrame:
     """All of a table that is small: of recordings, intervals or names, not of samples. Raises: as `open_table`."""
-    return refuse_long_cells(reading(path, lambda: open_table(root, path).collect()), path)
+    frame = open_table(root, path)
+    if path.lower().endswith(".parquet"):
+        reading(path, lambda: decode(inside(root, path)))
+    return refuse_long_cells(reading(path, frame.collect), path)
 
 
 def require(path: str, known: Sequence[str], needed: Sequence[str]) -> None:

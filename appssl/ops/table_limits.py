@@ -1,9 +1,11 @@
 """What a table of any origin may hold, and how reading one fails."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+from pyarrow import parquet
 
 from appssl.errors import DataError
 
@@ -28,6 +30,18 @@ def refuse(problems: Sequence[str]) -> None:
             text if len(text) <= _LONGEST_PROBLEM else f"{text[:_LONGEST_PROBLEM]}..." for text in problems[:SHOWN]
         ]
         raise DataError(f"{len(problems)} problem(s) in the input:\n  " + "\n  ".join(shown) + more)
+
+
+def decode(path: Path) -> Path:
+    """The path itself, after Arrow has decoded the Parquet file: polars 2.1 ends the process on some damaged pages.
+
+    Raises:
+        pa.ArrowException, OSError: if it is damaged.
+    """
+    with parquet.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            file.read_row_group(group)
+    return path
 
 
 def refuse_long_cells(frame: pl.DataFrame, path: str) -> pl.DataFrame:

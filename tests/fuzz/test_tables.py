@@ -94,6 +94,19 @@ def test_the_undamaged_table_is_read(tmp_path, what):
         assert read(tmp_path, name) is not None
 
 
+@pytest.mark.parametrize("what", [what for what in READERS if what != "image columns"])
+def test_a_page_of_parquet_with_a_negative_number_of_values_is_refused(tmp_path, what):
+    """Polars alone would ask for 2^61 bytes, and the process would end without a word."""
+    frame, read = READERS[what]
+    content = bytearray(parquet(frame))
+    # Thrift's compact form of a data page's header: field 1 of it, an i32, holds zigzag(2) = 4; 3 is -2.
+    at = content.index(b"\x2c\x15\x04\x15", 0)
+    content[at + 2] = 3
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"negative number of values"):
+        read(tmp_path, "t.parquet")
+
+
 @pytest.mark.parametrize("what", ["images", "slides", "intervals"])  # the three ways to read one
 def test_a_field_of_100_mb_is_refused_with_its_row_in_bounded_time(tmp_path, what):
     """As a lost quote makes it: all that follows is one field."""

@@ -142,8 +142,17 @@ def require(path: str, known: Sequence[str], needed: Sequence[str]) -> None:
 
 
 def texts(series: pl.Series) -> list[str | None]:
-    """Values as text without spaces around it, null where empty."""
+    """Values as text without spaces around it, null where empty or where bytes are no UTF-8."""
+    if series.dtype == pl.Binary:
+        series = series.map_elements(_utf8, return_dtype=pl.String)
     return [value.strip() or None if value is not None else None for value in series.cast(pl.String)]
+
+
+def _utf8(content: bytes) -> str | None:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 # Numbers and times

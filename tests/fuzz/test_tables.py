@@ -107,6 +107,15 @@ def test_a_page_of_parquet_with_a_negative_number_of_values_is_refused(tmp_path,
         read(tmp_path, "t.parquet")
 
 
+@pytest.mark.parametrize("what", ["intervals", "recordings"])
+def test_bytes_that_are_no_text_are_named_as_an_empty_cell_is(tmp_path, what):
+    frame, read = READERS[what]
+    column = frame.columns[0]
+    frame.with_columns(pl.Series(column, [b"\xff\xfe", b"s1"])).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=rf"row 1.*{column}"):
+        read(tmp_path, "t.parquet")
+
+
 @pytest.mark.parametrize("what", ["images", "slides", "intervals"])  # the three ways to read one
 def test_a_field_of_100_mb_is_refused_with_its_row_in_bounded_time(tmp_path, what):
     """As a lost quote makes it: all that follows is one field."""

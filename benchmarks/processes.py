@@ -3,11 +3,11 @@
     python benchmarks/processes.py [--processes 1 2 4] [--backbone timm] [--side 96] [--batch 128] [--steps 14]
 
 SimCLR on made images with a ResNet-18 (`timm`) or the small residual network (`small_cnn`), which at 32 pixels computes
-so little that messages weigh; the same global batch for any number of processes, one
-thread and one core for each (of those this process may use, in turn), gradients and embeddings exchanged by gloo. Views
-are made before, so that training is all there is to do. The rate is by the median step after the first four; beside it
-the CPU time of all processes for a sample, over the same steps. Processes need free cores: the first line says
-how many there are and what else runs. Needs nothing; Linux.
+so little that messages weigh; the same global batch for any number of processes, one thread and one core for each (of
+those this process may use, in turn), gradients and embeddings exchanged by gloo. Views are made before, so that
+training is all there is to do. The rate is by the median step after the first four; beside it the CPU time of all
+processes for a sample, over the same steps. Processes need free cores: the first line says how many there are and what
+else runs. Needs nothing; Linux.
 """
 
 import argparse

@@ -146,7 +146,7 @@ def text_table(full: Path, path: str, names: Sequence[str]) -> pl.DataFrame:
 def _columns(full: Path, path: str, names: list[str]) -> pl.DataFrame:
     """Columns of a table; those of a CSV are text."""
     if full.suffix.lower() == ".parquet":
-        found = _reading(path, lambda: pl.read_parquet(decode(full), columns=names))
+        found = _reading(path, lambda: pl.read_parquet(decode(full, names), columns=names))
     else:
         found = _reading(path, lambda: pl.read_csv(full, columns=names, infer_schema=False))
     return refuse_long_cells(found, path)

@@ -32,15 +32,17 @@ def refuse(problems: Sequence[str]) -> None:
         raise DataError(f"{len(problems)} problem(s) in the input:\n  " + "\n  ".join(shown) + more)
 
 
-def decode(path: Path) -> Path:
+def decode(path: Path, columns: Sequence[str] | None = None) -> Path:
     """The path itself, after Arrow has decoded the Parquet file: polars 2.1 ends the process on some damaged pages.
 
+    Args:
+        columns: that are to be read, where others may be large, such as images; all if None.
     Raises:
         pa.ArrowException, OSError: if it is damaged.
     """
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            file.read_row_group(group)
+            file.read_row_group(group, columns=columns)
     return path
 
 

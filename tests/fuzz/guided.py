@@ -3,7 +3,8 @@
 python -m tests.fuzz.guided READER CORPUS [--seconds 60]
 
 READER is one of `READERS`. Ends with code 0, or with another one and the input that is not survived, which is left in
-the current folder. CORPUS is a folder for the inputs that reached something new, from which a later run goes on.
+the current folder. `APPSSL_FUZZ_SEED=7` tries others than those of seed 0.
+CORPUS is a folder for the inputs that reached something new, from which a later run goes on.
 """
 
 import argparse
@@ -24,7 +25,7 @@ with atheris.instrument_imports(include=_INSTRUMENTED):
     from tests.fuzz import test_results as results
     from tests.fuzz import test_settings as settings
     from tests.fuzz import test_tables as tables
-    from tests.fuzz.damage import parquet, survives
+    from tests.fuzz.damage import SEED, parquet, survives
     from tests.workflows.conftest import CHAIN
 
 
@@ -81,7 +82,7 @@ def main() -> None:
     (given.corpus / "valid").write_bytes(valid)
     with atheris.instrument_imports(include=_INSTRUMENTED):
         survived(valid)  # what is imported when it is needed takes seconds
-    limits = [f"-timeout={_SECONDS}", f"-rss_limit_mb={_MEMORY_MB}", f"-max_len={_LENGTH}"]
+    limits = [f"-seed={SEED + 1}", f"-timeout={_SECONDS}", f"-rss_limit_mb={_MEMORY_MB}", f"-max_len={_LENGTH}"]
     atheris.Setup([sys.argv[0], f"-max_total_time={given.seconds}", *limits, str(given.corpus)], survived)
     atheris.Fuzz()  # ends the process
 

@@ -11,6 +11,7 @@ from appssl.ops.crawl_table import read_addresses
 from appssl.ops.decisions import read_decisions
 from appssl.ops.recording_labels import label_names, read_intervals
 from appssl.ops.recording_tables import Columns, RecordingTable
+from appssl.ops.table_limits import decode
 from tests.fuzz.damage import fuzz, parquet, survives
 
 IMAGES = pl.DataFrame({"id": ["a", "b"], "path": ["a.jpg", "b/c.png"], "label": ["x", None], "url": ["http://h/a", ""]})
@@ -105,6 +106,15 @@ def test_a_page_of_parquet_with_a_negative_number_of_values_is_refused(tmp_path,
     (tmp_path / "t.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"negative number of values"):
         read(tmp_path, "t.parquet")
+
+
+def test_only_the_columns_that_are_read_are_decoded(tmp_path):
+    content = bytearray(parquet(pl.DataFrame({"images": ["x", "y"], "id": ["a", "b"]})))
+    content[content.index(b"\x2c\x15\x04\x15") + 2] = 3  # of the first column
+    (tmp_path / "t.parquet").write_bytes(content)
+    assert decode(tmp_path / "t.parquet", ["id"]) == tmp_path / "t.parquet"
+    with pytest.raises(OSError, match="negative number of values"):
+        decode(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize("what", ["intervals", "recordings"])

@@ -6,7 +6,8 @@ from typing import Any
 import polars as pl
 
 from appssl.errors import DataError
-from appssl.ops.event_tables import scan
+from appssl.ops.event_tables import reading, scan
+from appssl.ops.table_limits import checked
 
 _ITEM_TABLES = ("items.csv", "items.parquet", "movies.csv", "products.csv")
 _ITEM_IDS = ("item_id", "itemid", "item", "movieid", "product_id", "asin", "id")
@@ -24,7 +25,8 @@ def drafted(table: Path) -> dict[str, Any]:
         raise DataError(f"{table}: no item table beside it (items.csv or items.parquet): features of items are needed.")
     names = scan(items).collect_schema().names()
     key = next((name for name in names if name.lower() in _ITEM_IDS), names[0])
-    sample = scan(items).head(1000).collect()
+    with reading(items):
+        sample = scan(checked(items)).head(1000).collect()
     features = [name for name in names if name != key]
     multi = [name for name in features if sample[name].cast(pl.String).str.contains(r"\|").any()]
     few = [name for name in features if name not in multi and sample[name].n_unique() <= max(2, len(sample) // 2)]

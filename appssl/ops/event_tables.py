@@ -1,6 +1,7 @@
 """Reading interaction logs: every row becomes an event, with what is wrong with it; a block of rows at a time."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from appssl.errors import DataError
+from appssl.ops.table_limits import UNREADABLE, checked, first_line
 from appssl.settings import Settings
 
 # What may be wrong with a row, by number; the first that applies is the row's. The unit is judged by the whole log.
@@ -63,18 +65,25 @@ def scan(path: Path) -> pl.LazyFrame:
         DataError: if it is missing, empty, damaged, or of another format.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such table. Is data.root right?")
-    try:
+        raise DataError(f"{path}: no such table. Is the path right, and data.root?")
+    if path.suffix not in (".csv", ".tsv", ".parquet"):
+        raise DataError(f"{path}: give a table in CSV or Parquet (.csv, .tsv, .parquet).")
+    with reading(path):
         if path.suffix == ".parquet":
             frame = pl.scan_parquet(path)
-        elif path.suffix in (".csv", ".tsv"):
-            frame = pl.scan_csv(path, infer_schema=False, separator="\t" if path.suffix == ".tsv" else ",")
         else:
-            raise DataError(f"{path}: give a table in CSV or Parquet (.csv, .tsv, .parquet).")
+            frame = pl.scan_csv(path, infer_schema=False, separator="\t" if path.suffix == ".tsv" else ",")
         frame.collect_schema()
-        return frame
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}.") from None
+    return frame
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Where a table is read: errors of the file become DataErrors that name it."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read: {first_line(error)}.") from None
 
 
 def require(frame: pl.LazyFrame, columns: list[str], path: Path, where: str) -> None:
@@ -124,12 +133,11 @@ def read_events(
         wanted["event"] = values["event"].cast(pl.String)
     if "session" in named:
         wanted["session"] = as_text(frame, named["session"]).fill_null("").hash(0)
-    try:
+    with reading(path):
+        checked(path, list(named.values()))
         blocks = frame.select(**wanted).collect_batches(maintain_order=True, chunk_size=_ROWS_AT_ONCE)
         for block in blocks:
             yield _judged(_with_written_times(block), judging)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read to its end: {str(error).splitlines()[0]}.") from None
 
 
 def _seconds(time: pl.Expr, kind: pl.DataType) -> pl.Expr:

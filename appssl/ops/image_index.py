@@ -17,7 +17,7 @@ from appssl.addresses import masked
 from appssl.errors import DataError
 from appssl.ops.images import SUFFIXES
 from appssl.ops.paths import inside
-from appssl.ops.table_limits import UNREADABLE, decode, first_line, refuse, refuse_long_cells
+from appssl.ops.table_limits import UNREADABLE, checked, first_line, refuse, refuse_long_cells
 from appssl.settings import Settings, listed, nearest
 
 OOD = "__ood__"  # true label of an image that shows none of the classes
@@ -146,7 +146,7 @@ def text_table(full: Path, path: str, names: Sequence[str]) -> pl.DataFrame:
 def _columns(full: Path, path: str, names: list[str]) -> pl.DataFrame:
     """Columns of a table; those of a CSV are text."""
     if full.suffix.lower() == ".parquet":
-        found = _reading(path, lambda: pl.read_parquet(decode(full, names), columns=names))
+        found = _reading(path, lambda: pl.read_parquet(checked(full, names), columns=names))
     else:
         found = _reading(path, lambda: pl.read_csv(full, columns=names, infer_schema=False))
     return refuse_long_cells(found, path)

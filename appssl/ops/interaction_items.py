@@ -12,9 +12,10 @@ from pydantic import Field, field_validator
 
 from appssl.errors import DataError
 from appssl.ops import item_tokens
-from appssl.ops.event_tables import as_text, require, scan
+from appssl.ops.event_tables import as_text, reading, require, scan
 from appssl.ops.interaction_notes import LISTED, Notes
 from appssl.ops.interactions import popularity_slices
+from appssl.ops.table_limits import checked
 from appssl.settings import Settings
 
 
@@ -103,7 +104,9 @@ def read_table(path: Path, features: Features) -> pl.DataFrame:
     frame = scan(path)
     require(frame, features.columns(), path, "data.source")
     key, what = features.key, features.what
-    table = frame.select(*features.columns()).with_columns(as_text(frame, key).alias(key)).collect()
+    with reading(path):
+        checked(path, features.columns())
+        table = frame.select(*features.columns()).with_columns(as_text(frame, key).alias(key)).collect()
     if table.is_empty():
         raise DataError(f"{path}: holds no {what}s.")
     problems = []

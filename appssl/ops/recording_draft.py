@@ -7,7 +7,7 @@ import polars as pl
 
 from appssl.errors import DataError
 from appssl.ops.recording_tables import TABLE_COLUMNS
-from appssl.ops.recordings import LABEL_COLUMNS, open_table, reading
+from appssl.ops.recordings import LABEL_COLUMNS, open_table, read_rows
 
 _USUAL = {  # names that columns often have, the likeliest first
     "subject": ("subject_id", "subject", "user_id", "user", "person", "participant", "id"),
@@ -52,21 +52,20 @@ def _recordings(root: Path, path: str, columns: list[str]) -> dict[str, Any]:
             f"{path}: a table of recordings needs the columns {', '.join(TABLE_COLUMNS)}; "
             f"there is no {', '.join(missing)}. It has: {', '.join(columns)}."
         )
-    files = reading(path, lambda: open_table(root, path).select(pl.col("path").cast(pl.String)).head(1).collect())
+    files = read_rows(root, path, open_table(root, path).select(pl.col("path").cast(pl.String)).head(1), ["path"])
     if files.is_empty():
         raise DataError(f"{path}: the table is empty. Give a table with one row per recording.")
     first = str(files["path"][0])
     if not (root / first).is_file():
         raise DataError(f"{path} row 1: {first!r} is not found in {root}. Paths are relative to the folder of --table.")
-    samples = open_table(root, first)
-    known = samples.collect_schema().names()
+    known = open_table(root, first).collect_schema().names()
     time = _first("time", known)
     if time is None and "sampling_hz" not in columns:
         raise DataError(
             f"{first}: no column of times ({', '.join(_USUAL['time'])}) among {', '.join(known)}, and no "
             f"sampling_hz in {path}. Rename the column, or state the rate."
         )
-    return {"table": path, **_about(samples, {"time": time, "label": _first("label", known)})}
+    return {"table": path, **_about(root, first, {"time": time, "label": _first("label", known)})}
 
 
 def _long(root: Path, path: str, columns: list[str]) -> dict[str, Any]:
@@ -79,21 +78,20 @@ def _long(root: Path, path: str, columns: list[str]) -> dict[str, Any]:
             "write the recipe by hand with `columns` and `wide`: 'appssl show sources wearable'."
         )
     session = _first("session", columns)
-    table = open_table(root, path)
-    return {"long_table": path, **_about(table, {**named, "session": [session] if session else None})}
+    return {"long_table": path, **_about(root, path, {**named, "session": [session] if session else None})}
 
 
-def _about(samples: pl.LazyFrame, named: dict[str, Any]) -> dict[str, Any]:
-    """Columns that differ from the usual, and the unit of time."""
+def _about(root: Path, path: str, named: dict[str, Any]) -> dict[str, Any]:
+    """Of a table with samples: columns that differ from the usual, and the unit of time."""
     default = {"subject": "subject_id", "device": "device", "label": None, "session": None}
     columns = {key: name for key, name in named.items() if name != default.get(key, "time")}
-    unit = _unit(samples, named["time"]) if named["time"] else "seconds"
+    unit = _unit(root, path, named["time"]) if named["time"] else "seconds"
     values: dict[str, Any] = {"columns": columns} if columns else {}
     return values if unit == "seconds" else {**values, "time_unit": unit}
 
 
-def _unit(samples: pl.LazyFrame, column: str) -> str:
-    first = samples.select(column).drop_nulls().head(1).collect()
+def _unit(root: Path, path: str, column: str) -> str:
+    first = read_rows(root, path, open_table(root, path).select(column).drop_nulls().head(1), [column])
     value = first[column][0] if len(first) else 0.0
     try:
         return "unix_ms" if float(value) > _UNIX_MS else "seconds"

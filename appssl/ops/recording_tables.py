@@ -23,7 +23,7 @@ from appssl.ops.recordings import (
     one_time,
     open_table,
     quoted,
-    reading,
+    read_rows,
     require,
     shown_rows,
     texts,
@@ -178,7 +178,7 @@ class LongTable:
         Raises:
             DataError: if the table is wrong; all its problems in one message.
         """
-        self.path, self.columns, self.wide, self.unit, self.hz = path, columns, wide, unit, hz
+        self.root, self.path, self.columns, self.wide, self.unit, self.hz = root, path, columns, wide, unit, hz
         table = open_table(root, path)
         self.names = table.collect_schema().names()
         c = columns
@@ -190,7 +190,7 @@ class LongTable:
             raise DataError(f"{path}: without a time column the rate is needed: set recorded_hz.")
         self.keys = list(dict.fromkeys(keys))
         self.table = table.with_columns(pl.col(name).cast(pl.String).str.strip_chars() for name in self.keys)
-        found = reading(path, lambda: self.table.select(self.keys).unique(maintain_order=True).collect())
+        found = read_rows(root, path, self.table.select(self.keys).unique(maintain_order=True), self.keys)
         if found.is_empty():
             raise DataError(f"{path}: the table is empty. Give a table with one row per sample.")
         self.recordings = self._listed(found)
@@ -238,8 +238,8 @@ class LongTable:
         wanted = dict.fromkeys([*self.keys, *c.order, *(n for n in (c.time, c.label) if n is not None), *data])
         own = {r.subject for r in self.recordings} & set(subjects)
         chosen = self.table.select(list(wanted)).with_row_index(_ROW, offset=1)
-        rows = reading(self.path, lambda: chosen.filter(pl.col(c.subject).is_in(sorted(own))).collect())
-        by_subject = {key[0]: part for key, part in rows.group_by(c.subject, maintain_order=True)}
+        found = read_rows(self.root, self.path, chosen.filter(pl.col(c.subject).is_in(sorted(own))), list(wanted))
+        by_subject = {key[0]: part for key, part in found.group_by(c.subject, maintain_order=True)}
         for subject in subjects:
             yield subject, self._subject(subject, by_subject[subject], channels)
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from appssl.errors import DataError
 from appssl.ops.paths import inside
-from appssl.ops.table_limits import SHOWN, UNREADABLE, decode, first_line, refuse_long_cells
+from appssl.ops.table_limits import SHOWN, UNREADABLE, checked, first_line, refuse_long_cells
 from appssl.settings import nearest
 
 TimeUnit = Literal["seconds", "iso", "unix_ms"]
@@ -128,10 +128,17 @@ def reading(path: str, read: Callable[[], T]) -> T:
 
 def whole_table(root: Path, path: str) -> pl.DataFrame:
     """All of a table that is small: of recordings, intervals or names, not of samples. Raises: as `open_table`."""
-    frame = open_table(root, path)
-    if path.lower().endswith(".parquet"):
-        reading(path, lambda: decode(inside(root, path)))
-    return refuse_long_cells(reading(path, frame.collect), path)
+    return refuse_long_cells(read_rows(root, path, open_table(root, path)), path)
+
+
+def read_rows(root: Path, path: str, table: pl.LazyFrame, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The rows of `open_table(root, path)`, or of what was made of it. columns: those it needs; all if None."""
+
+    def read() -> pl.DataFrame:
+        checked(inside(root, path), columns)
+        return table.collect()
+
+    return reading(path, read)
 
 
 def require(path: str, known: Sequence[str], needed: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from appssl.errors import DataError
 from appssl.ops.paths import inside
 from appssl.ops.slide_files import SUFFIXES, slides_among
-from appssl.ops.table_limits import UNREADABLE, decode, first_line, refuse, refuse_long_cells
+from appssl.ops.table_limits import UNREADABLE, checked, first_line, refuse, refuse_long_cells
 from appssl.settings import Settings, nearest
 
 _PARTS = ("train", "val", "test")
@@ -66,7 +66,7 @@ def read_table(root: Path, path: str, what: str) -> pl.DataFrame:
     if suffix not in (".csv", ".parquet"):
         raise DataError(f"{path}: a table is .csv or .parquet, this is {suffix or 'without suffix'}.")
     try:
-        frame = pl.read_parquet(decode(full)) if suffix == ".parquet" else pl.read_csv(full, infer_schema=False)
+        frame = pl.read_parquet(checked(full)) if suffix == ".parquet" else pl.read_csv(full, infer_schema=False)
     except pl.exceptions.NoDataError:
         frame = pl.DataFrame()
     except UNREADABLE as error:

@@ -11,6 +11,7 @@ from appssl.errors import DataError
 
 SHOWN = 20  # problems or rows written out in one message
 _LONGEST_PROBLEM = 800  # characters
+_BUFFER = 1 << 20  # bytes of a Parquet column that are read at once, whatever the size of its row groups
 LONGEST_CELL = 65_536  # bytes of text; names, paths, labels and addresses are shorter, and messages repeat them
 # A damaged Parquet file can end polars' own checks in a panic, which is no Exception.
 UNREADABLE = (
@@ -32,17 +33,19 @@ def refuse(problems: Sequence[str]) -> None:
         raise DataError(f"{len(problems)} problem(s) in the input:\n  " + "\n  ".join(shown) + more)
 
 
-def decode(path: Path, columns: Sequence[str] | None = None) -> Path:
-    """The path itself, after Arrow has decoded the Parquet file: polars 2.1 ends the process on some damaged pages.
+def checked(path: Path, columns: Sequence[str] | None = None) -> Path:
+    """The path itself. A Parquet file is decoded by Arrow first: polars 2.1 ends the process on some damaged pages.
 
     Args:
         columns: that are to be read, where others may be large, such as images; all if None.
     Raises:
         pa.ArrowException, OSError: if it is damaged.
     """
-    with parquet.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            file.read_row_group(group, columns=columns)
+    if path.suffix.lower() != ".parquet":
+        return path
+    with parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+        for _ in file.iter_batches(columns=None if columns is None else list(columns)):
+            pass
     return path
 
 

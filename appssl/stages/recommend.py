@@ -12,6 +12,7 @@ from appssl.artifact import Artifact
 from appssl.contracts import Quarantined
 from appssl.errors import DataError
 from appssl.ops.reasons import nearest_in_history
+from appssl.ops.table_limits import UNREADABLE, checked, first_line
 from appssl.ops.topk import best_items, seen_matrix
 
 _REASONS = 3  # items of the history that are named for each recommended one; more than that nobody reads
@@ -94,11 +95,12 @@ def _read_users(table: Path, trained: str | None) -> pl.DataFrame:
     if not table.exists():
         raise DataError(f"{table}: no such table.")
     try:
-        frame = pl.read_parquet(table) if table.suffix == ".parquet" else pl.read_csv(table, infer_schema=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"{table}: cannot be read: {error}. Give a CSV or Parquet file with a column user_id."
-        ) from None
+        frame = (
+            pl.read_parquet(checked(table)) if table.suffix == ".parquet" else pl.read_csv(table, infer_schema=False)
+        )
+    except UNREADABLE as error:
+        why = f"cannot be read: {first_line(error)}. Give a CSV or Parquet file with a column user_id"
+        raise DataError(f"{table}: {why}.") from None
     usual = [c for c in frame.columns if c.lower() in ("user", "user_id", "userid")]
     column = trained if trained in frame.columns else next(iter(usual), None)
     if column is None:

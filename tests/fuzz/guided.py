@@ -54,7 +54,7 @@ def masks(content: bytes) -> None:
 
 def table(what: str, name: str):
     read_table = tables.READERS[what][1]
-    return lambda content: survives(read_table, content, name)
+    return lambda content: survives(read_table, content, name, tables.BadRecording)
 
 
 READERS = {

@@ -1,4 +1,4 @@
-"""Tables of images, slides, recordings, intervals, decisions and addresses, as CSV and as Parquet."""
+"""Tables of images, slides, recordings, samples, intervals, decisions, addresses, events and items: CSV and Parquet."""
 
 import time
 
@@ -6,12 +6,13 @@ import polars as pl
 import pytest
 
 from appssl.errors import DataError
-from appssl.ops import image_index, slide_table
+from appssl.ops import event_tables, image_index, interaction_items, slide_table
 from appssl.ops.crawl_table import read_addresses
 from appssl.ops.decisions import read_decisions
 from appssl.ops.recording_labels import label_names, read_intervals
-from appssl.ops.recording_tables import Columns, RecordingTable
-from appssl.ops.table_limits import decode
+from appssl.ops.recording_tables import Columns, LongTable, RecordingTable
+from appssl.ops.recordings import BadRecording
+from appssl.ops.table_limits import checked
 from tests.fuzz.damage import fuzz, parquet, survives
 
 IMAGES = pl.DataFrame({"id": ["a", "b"], "path": ["a.jpg", "b/c.png"], "label": ["x", None], "url": ["http://h/a", ""]})
@@ -27,6 +28,19 @@ INTERVALS = pl.DataFrame(
 )
 NAMES = pl.DataFrame({"value": [1, 2], "name": ["walk", "run"]})
 DECISIONS = pl.DataFrame({"id": ["a", "b"], "decision": ["keep", "relabel"], "label": [None, "x"]})
+SAMPLES = pl.DataFrame({"time": [0.0, 0.5], "x": [1.0, 2.0], "y": [1, 2]})
+LONG = pl.DataFrame({"subject_id": ["s", "s"], "device": ["left", "right"], "time": [0.0, 0.5], "x": [1.0, 2.0]})
+EVENTS = pl.DataFrame(
+    {
+        "user_id": [1, 2],
+        "item_id": ["a", "b"],
+        "timestamp": [10**9, 2 * 10**9],
+        "rating": [1.0, 5.0],
+        "event": ["v", "p"],
+    }
+)
+ITEMS = pl.DataFrame({"item_id": ["a", "b"], "title": ["A", "B"], "kind": ["x", "y"], "price": [1.5, 2.5]})
+LOG = event_tables.Columns(rating="rating", event="event")
 ADDRESSES = pl.DataFrame({"image_id": ["a", "b"], "url": ["https://h/a", "https://h/b"], "split": ["train", "test"]})
 
 
@@ -40,6 +54,30 @@ def read_slides(folder, name):
 
 def read_recordings(folder, name):
     return RecordingTable(folder, name, columns=Columns(), unit="seconds", hz=None)
+
+
+def read_samples(folder, name):
+    table = pl.DataFrame({"recording_id": "r", "subject_id": "s", "device": "left", "path": name})
+    table.write_csv(folder / "recordings.csv")
+    return loaded(RecordingTable(folder, "recordings.csv", columns=Columns(), unit="seconds", hz=None))
+
+
+def read_long_table(folder, name):
+    return loaded(LongTable(folder, name, columns=Columns(), wide=None, unit="seconds", hz=None))
+
+
+def loaded(table):
+    """All samples of all recordings. Raises: BadRecording."""
+    loading = table.load([recording.subject for recording in table.recordings], table.channels())
+    return [list(samples) for _, recordings in loading for _, samples in recordings]
+
+
+def read_items(folder, name):
+    columns = interaction_items.Features(
+        "item", name, "item_id", "title", categorical=("kind",), multi=(), numeric=("price",), patterns=(), texts=(),
+        bins=2,
+    )  # fmt: skip
+    return interaction_items.read_table(folder / name, columns)
 
 
 def decisions(folder, name):
@@ -57,8 +95,12 @@ READERS = {
     "intervals": (INTERVALS, lambda folder, name: read_intervals(folder, name, "seconds", ["s1", "s2"])),
     "iso intervals": (INTERVALS, lambda folder, name: read_intervals(folder, name, "iso", ["s1", "s2"])),
     "label names": (NAMES, label_names),
+    "samples": (SAMPLES, read_samples),
+    "long table": (LONG, read_long_table),
     "decisions": (DECISIONS, decisions),
     "addresses": (ADDRESSES, lambda folder, name: read_addresses(folder / name)),
+    "events": (EVENTS, lambda folder, name: list(event_tables.read_events(folder / name, LOG))),
+    "items": (ITEMS, read_items),
 }
 
 
@@ -68,7 +110,7 @@ def test_csv(what):
 
     @fuzz(frame.write_csv().encode(), examples=60)
     def damaged(content):
-        survives(read, content, "t.csv")
+        survives(read, content, "t.csv", BadRecording)
 
     damaged()
 
@@ -79,7 +121,7 @@ def test_parquet(what):
 
     @fuzz(parquet(frame), examples=60)
     def damaged(content):
-        survives(read, content, "t.parquet")
+        survives(read, content, "t.parquet", BadRecording)
 
     damaged()
 
@@ -104,7 +146,7 @@ def test_a_page_of_parquet_with_a_negative_number_of_values_is_refused(tmp_path,
     at = content.index(b"\x2c\x15\x04\x15", 0)
     content[at + 2] = 3
     (tmp_path / "t.parquet").write_bytes(content)
-    with pytest.raises(DataError, match=r"negative number of values"):
+    with pytest.raises((DataError, BadRecording), match=r"negative number of values"):
         read(tmp_path, "t.parquet")
 
 
@@ -112,9 +154,9 @@ def test_only_the_columns_that_are_read_are_decoded(tmp_path):
     content = bytearray(parquet(pl.DataFrame({"images": ["x", "y"], "id": ["a", "b"]})))
     content[content.index(b"\x2c\x15\x04\x15") + 2] = 3  # of the first column
     (tmp_path / "t.parquet").write_bytes(content)
-    assert decode(tmp_path / "t.parquet", ["id"]) == tmp_path / "t.parquet"
+    assert checked(tmp_path / "t.parquet", ["id"]) == tmp_path / "t.parquet"
     with pytest.raises(OSError, match="negative number of values"):
-        decode(tmp_path / "t.parquet")
+        checked(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize("what", ["intervals", "recordings"])

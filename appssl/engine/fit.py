@@ -92,6 +92,7 @@ class FitResult:
     resumed_from: int
     samples_per_second: float
     data_wait_share: float
+    probe_share: float
     micro_batches: int
 
 
@@ -233,7 +234,7 @@ def fit(
             if hasattr(learner, "track") and progress.next_epoch > progress.epoch:
                 _track(fabric, trained, learner, examples, order, progress.epoch, workers=workers)
             if probe is not None and probe.is_due(step + 1, num_steps):
-                _probe(fabric, probe, journal, step + 1)
+                clock.probed(_probe(fabric, probe, journal, step + 1))
             meter.add(step, mean_loss, metrics)
             done = step + 1
             if onward is not None and done == branch:
@@ -269,8 +270,7 @@ def fit(
                     f"stopped on request after step {done} of {num_steps}; the same command goes on from here."
                 )
     sharding.make_whole(learner)
-    rate, waiting_share = clock.total(num_steps)
-    return FitResult(num_steps, first, rate, waiting_share, order.accumulate)
+    return FitResult(num_steps, first, *clock.total(num_steps), order.accumulate)
 
 
 def _is_one_of_several_tasks() -> bool:
@@ -346,13 +346,18 @@ def _track(
     learner.train()
 
 
-def _probe(fabric: Fabric, probe: Probing, journal: JournalLike, step: int) -> None:
-    """The first process measures, the others wait. A model divided among devices cannot be measured on one."""
+def _probe(fabric: Fabric, probe: Probing, journal: JournalLike, step: int) -> float:
+    """The first process measures, the others wait. A model divided among devices cannot be measured on one.
+
+    Returns:
+        Seconds that it took.
+    """
+    begun = time.perf_counter()
     if fabric.is_global_zero and not isinstance(fabric.strategy, ModelParallelStrategy):
-        begun = time.perf_counter()
         found = {f"probe/{key}": value for key, value in probe.measure().items()}
         journal.metrics(step, {**found, "time/probe_seconds": time.perf_counter() - begun})
     fabric.barrier()
+    return time.perf_counter() - begun
 
 
 def _any(fabric: Fabric, flag: bool) -> bool:

@@ -44,18 +44,21 @@ class Meter:
 
 
 class Clock:
-    """Time spent on steps and on waiting for data, and a line about it on stderr."""
+    """Time spent on steps, on waiting for data and on the probe, and a line about it on stderr."""
 
     def __init__(self, name: str, start: int, stop: int, batch_size: int, *, shown: bool) -> None:
         self.name, self.start, self.stop, self.batch_size = name, start, stop, batch_size
         self._shown = shown
         self._begun = self._interval = time.perf_counter()
-        self._waited = self._interval_waited = 0.0
+        self._waited = self._interval_waited = self._probed = 0.0
         self._said = 0.0
 
     def waited(self, seconds: float) -> None:
         self._waited += seconds
         self._interval_waited += seconds
+
+    def probed(self, seconds: float) -> None:
+        self._probed += seconds
 
     def interval(self, num_steps: int) -> dict[str, float]:
         """Metrics of the last `num_steps` steps, and a fresh start."""
@@ -69,10 +72,10 @@ class Clock:
             "time/data_wait_share": share,
         }
 
-    def total(self, step: int) -> tuple[float, float]:
-        """Samples per second and share of the time spent waiting for data, since the start."""
+    def total(self, step: int) -> tuple[float, float, float]:
+        """Samples per second, and shares of the time spent waiting for data and on the probe, since the start."""
         seconds = max(time.perf_counter() - self._begun, 1e-9)
-        return (step - self.start) * self.batch_size / seconds, self._waited / seconds
+        return (step - self.start) * self.batch_size / seconds, self._waited / seconds, self._probed / seconds
 
     def say(self, step: int, loss: float) -> None:
         now = time.perf_counter()
@@ -81,7 +84,7 @@ class Clock:
         ):
             return
         self._said = now
-        rate, waiting = self.total(step)
+        rate, waiting, _ = self.total(step)
         left = (self.stop - step) * self.batch_size / max(rate, 1e-9)
         text = (
             f"{self.name} step {step}/{self.stop}  loss {loss:.4f}  {rate:,.0f} samples/s  "

@@ -158,6 +158,7 @@ def _times(run: Run) -> bytes:
                     _float(times, "seconds", ".1f"),
                     _float(times, "samples_per_second", ",.0f"),
                     _float(times, "data_wait_share", ".1%"),
+                    _float(times, "probe_share", ".1%"),
                 ]
             )
             about = {**_flat(times, "hardware"), **_flat(times, "packages"), "python": times.get("python", "")}
@@ -165,7 +166,7 @@ def _times(run: Run) -> bytes:
                 details(stage.name, table(["", ""], [[key, _value(value)] for key, value in about.items()]))
             )
     total = sum(s.times()["seconds"] for s in run.all if is_number(s.times().get("seconds")))
-    rows.append(["all", Number(f"{total:,.1f}"), Number(""), Number("")])
+    rows.append(["all", Number(f"{total:,.1f}"), *[Number("")] * 3])
     root = run.data.config().get("settings", {}).get("root")
     place = [section("root", "Data root", paragraph(tag("code", root)))] if root else []
     return document(
@@ -173,7 +174,7 @@ def _times(run: Run) -> bytes:
         paragraph(f"{run.domain} · seed {run.seed}", class_="over"),
         tag("h1", f"{run.recipe}: times and machine"),
         paragraph(tag("a", "Back to the report", href="report.html")),
-        section("times", "Times", table(["stage", "seconds", "samples/s", "waiting for data"], rows)),
+        section("times", "Times", table(["stage", "seconds", "samples/s", "waiting for data", "probe"], rows)),
         section("machine", "Machine and versions", *machines),
         *place,
     )

@@ -108,6 +108,7 @@ def pretrain(
             "micro_batches": result.micro_batches,
             "samples_per_second": result.samples_per_second,
             "data_wait_share": result.data_wait_share,
+            "probe_share": result.probe_share,
         }
 
     folders = {"data": data_dir, "start": start_dir}

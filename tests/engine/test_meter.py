@@ -78,7 +78,8 @@ def test_rates_of_an_interval_and_of_the_whole(monkeypatch):
     )
     time.now += 2
     assert clock.interval(5)["time/data_wait_share"] == 0
-    assert clock.total(20) == pytest.approx((10.0, 0.125))
+    clock.probed(0.25)
+    assert clock.total(20) == pytest.approx((10.0, 0.125, 0.0625))
 
 
 def test_the_line_says_rate_time_left_and_waiting_and_the_last_one_always_comes(monkeypatch, capsys):

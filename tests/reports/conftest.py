@@ -169,7 +169,7 @@ def write_trained(folder: Path, kind: str, stage: str, data: Artifact) -> None:
     out = ArtifactWriter(folder, kind, settings_digest="a" * 64, inputs={"data": data.digest})
     out.bytes("weights.bin", b"weights")
     settings = {"learner": {"name": "elsewhere.learner", "objective": {"name": "elsewhere.loss", "temperature": 0.1}}}
-    beside(folder, stage, settings, 60.5, samples_per_second=1234.5, data_wait_share=0.031)
+    beside(folder, stage, settings, 60.5, samples_per_second=1234.5, data_wait_share=0.031, probe_share=0.012)
     journal(folder, 300)
     out.finish()
 

@@ -168,7 +168,7 @@ def test_same_content_is_same_bytes_whatever_clock_and_place(results):
 def test_times_show_seconds_speed_waiting_and_machine(built):
     folder = built / "wearable/tiny/s0/report"
     page = words((folder / "times.html").read_text())
-    assert "pretrain 60.5 1,234 3.1%" in page
+    assert "pretrain 60.5 1,234 3.1% 1.2%" in page
     assert "all 127.8" in page  # 3.25 + 60.5 + 1 + 60.5 + 2.5, rounded to even
     assert "torch 2.9.0" in page
     assert "/somewhere/on/this/machine" in page

@@ -43,10 +43,12 @@ def _stages(results: Path) -> list[tuple[str, Path, Path]]:
     if not results.is_dir():
         raise DataError(f"{results}: no such folder. Give the folder that 'appssl run' wrote with --out.")
     found = []
-    for config in sorted([*results.glob("data/*/config.yaml"), *results.glob("*/*/s*/*/config.yaml")]):
-        name = config.parent.relative_to(results).as_posix()
-        stem = f"{name}/prepare" if name.startswith("data/") else name
-        found.append((name, config.parent, results / "logs" / f"{stem}.log"))
+    for root in (results, results / "quick"):
+        for config in sorted([*root.glob("data/*/config.yaml"), *root.glob("*/*/s*/*/config.yaml")]):
+            name = config.parent.relative_to(root).as_posix()
+            log = f"{name}/prepare" if name.startswith("data/") else name
+            shown = config.parent.relative_to(results).as_posix()
+            found.append((shown, config.parent, root / "logs" / f"{log}.log"))
     return found
 
 

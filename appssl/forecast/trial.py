@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,13 @@ from appssl.forecast.law import Foreseen, Point, extrapolate
 from appssl.forecast.measuring import ChildFailed, Cost, measured
 from appssl.forecast.share import BEYOND, Units, count_units
 from appssl.forecast.table import Forecast, Row, done_row, existing, totals
+from appssl.ops.file_lock import take
 from appssl.ops.journal import JOURNAL, read_events
 from appssl.plan import MODELS, complete
 from appssl.settings import validate
 from appssl.stages.frame import read_run
 
+_SCRATCH = ".appssl-probe-"
 FIRST_STEPS = 6  # twice the default number of times that an encoder is probed on the way: every other is a mere step
 _LARGER = 2  # times the first share: below that a second one tells little
 _PATIENCE = 20  # times the seconds of the probe that a single command may take
@@ -347,6 +350,22 @@ def _runs(plan: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     return (run for recipes in plan["runs"].values() for seeds in recipes.values() for run in seeds.values())
 
 
+@contextmanager
+def probe_folder(beside: Path) -> Iterator[Path]:
+    """A folder that is removed at the end; first the folders go that killed probes left."""
+    for left in beside.glob(f"{_SCRATCH}*"):
+        lock = take(left / ".lock", wait=False)
+        if lock is not None:
+            os.close(lock)
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=beside) as folder:
+        lock = take(Path(folder) / ".lock")
+        try:
+            yield Path(folder)
+        finally:
+            os.close(lock or 0)
+
+
 def foresee(plan: Mapping[str, Any], seconds: float) -> Forecast:
     """Tries the plan in a folder beside its results, and removes that folder.
 
@@ -355,8 +374,8 @@ def foresee(plan: Mapping[str, Any], seconds: float) -> Forecast:
     Raises:
         AppsslError: of the kind of the stage that fails on all of the data.
     """
-    with tempfile.TemporaryDirectory(prefix=".appssl-probe-", dir=existing(Path(plan["results"]))) as folder:
-        trial = Trial(plan, Path(folder), seconds)
+    with probe_folder(existing(Path(plan["results"]))) as folder:
+        trial = Trial(plan, folder, seconds)
         if todo(plan):
             trial.run()
     rows = [done_row(plan, job) or trial.row(job) for job in batch_jobs(complete(dict(plan)), _WRITING)]

@@ -7,7 +7,7 @@ from appssl.batch_jobs import Writing, batch_jobs
 from appssl.forecast.law import Point
 from appssl.forecast.measuring import Cost
 from appssl.forecast.share import Units
-from appssl.forecast.trial import Trial, Tried, keys_of, num_steps, representative, step_seconds, todo
+from appssl.forecast.trial import Trial, Tried, keys_of, num_steps, probe_folder, representative, step_seconds, todo
 from appssl.ops.journal import Journal
 from appssl.plan import complete, make_plan
 
@@ -121,3 +121,16 @@ def test_a_report_does_not_grow_with_the_data(plan, tmp_path):
     rows = [trial.row(job) for job in jobs]
     assert {row.bytes for row in rows if row.job.endswith("/report")} == {1000}
     assert {row.bytes for row in rows if row.job.endswith("/evaluate")} == {10_000}
+
+
+def test_the_folder_of_a_killed_probe_is_removed_by_the_next_one_and_that_of_a_running_one_is_not(tmp_path):
+    left = tmp_path / ".appssl-probe-killed"
+    left.mkdir()
+    (left / "something").touch()
+    with probe_folder(tmp_path) as first:
+        assert not left.exists()
+        with probe_folder(tmp_path) as second:
+            assert first.is_dir()
+            assert second.is_dir()
+            assert first != second
+    assert not list(tmp_path.glob(".appssl-probe-*"))

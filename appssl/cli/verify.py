@@ -16,10 +16,11 @@ def command(
 
     from appssl.artifact import Artifact
     from appssl.errors import ArtifactError
+    from appssl.remote.notes import in_a_copy
 
     if not result.is_dir():
         raise ArtifactError(f"{result}: no such folder.")
-    manifests = sorted(result.rglob("manifest.json"))
+    manifests = [path for path in sorted(result.rglob("manifest.json")) if not in_a_copy(path)]
     if not manifests:
         raise ArtifactError(f"{result}: no finished result below it.")
     found: list[dict[str, Any]] = []

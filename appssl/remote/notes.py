@@ -50,6 +50,11 @@ def known(address: str, folder: Path) -> Notes:
     return notes
 
 
+def in_a_copy(path: Path) -> bool:
+    """Whether a file is one of those that were fetched from a store."""
+    return any(folder.name == FILES and (folder.parent / FETCHED).exists() for folder in path.parents)
+
+
 def refuse_lost(notes: Notes, there: Collection[str], selected: Callable[[str], bool], folder: Path) -> None:
     """Files that were fetched before and are not in the store any more: nothing is deleted, nor kept unsaid."""
     gone = [name for name in notes.files if name not in there and selected(name)]

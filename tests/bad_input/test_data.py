@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from appssl.artifact import Artifact
+from appssl.remote.mirror import mirror
 from tests.ops.test_images import claiming_png
 from tests.ops.test_slides import header_only, write
 
@@ -240,6 +241,17 @@ def test_a_damaged_file_of_a_result_is_found(own, prepare, cli, tmp_path):
         assert name in said.err + said.out
         path.write_bytes(whole)
     assert cli("verify", tmp_path / "data").code == 0
+
+
+def test_a_manifest_of_the_users_own_in_a_copy_of_remote_data_is_no_damaged_result(own, prepare, cli, tmp_path):
+    assert prepare(own("recsys"), "recsys", budget=0.5, **EVENTS).code == 0
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "manifest.json").write_text('{"theirs": 1}')
+    mirror(f"file://{tmp_path}/store", tmp_path / "data" / "remote" / "copy")
+    assert (tmp_path / "data" / "remote" / "copy" / "files" / "manifest.json").exists()
+    assert cli("verify", tmp_path / "data").code == 0
+    (tmp_path / "data" / "manifest.json").write_text('{"theirs": 1}')
+    assert cli("verify", tmp_path / "data").code == 3
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="FULL DISK NOT TESTED: needs root to mount a small tmpfs")

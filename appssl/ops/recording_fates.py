@@ -1,9 +1,16 @@
-"""What became of recordings, windows and intervals of labels that are not used, one line each."""
+"""What became of recordings, windows and intervals of labels that are not used, one line each, and their counts."""
+
+from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
+
+from appssl.contracts import Quarantined
+
+if TYPE_CHECKING:
+    from appssl.artifact import ArtifactWriter
 
 _FLAGS = ("non_wear", "saturated")  # of samples, which are left out or only flagged
 
@@ -69,3 +76,42 @@ def of_intervals(intervals: pl.DataFrame, table: str) -> Iterator[Fate]:
     for row in intervals.filter(~pl.col("used")).sort("row").iter_rows(named=True):
         name, detail = f"row {row['row']}", f"{row['label']}: no usable recording of {row['subject']} then"
         yield Fate("label intervals", "label", name, f"{table} {name}", "left_out", "no_recording", detail)
+
+
+def account_of_all(
+    recordings: pl.DataFrame,
+    windows: pl.DataFrame,
+    intervals: pl.DataFrame,
+    out: ArtifactWriter,
+    *,
+    flags: Collection[str],
+    labels: str,
+) -> None:
+    """Counts what is kept, and writes a line for all that is not.
+
+    Args:
+        flags: as of `of_recordings`. labels: name of the table of intervals.
+    """
+    out.account("recordings").keep(int((recordings["outcome"] == "kept").sum()))
+    out.account("windows").keep(int((windows["reason"] == "").sum()))
+    if len(intervals):
+        out.account("label intervals").keep(int(intervals["used"].sum()))
+    for fate in (*of_recordings(recordings, flags), *of_windows(windows), *of_intervals(intervals, labels)):
+        if fate.account is not None:
+            account = out.account(fate.account)
+            (account.fail if fate.outcome == "failed" else account.leave_out)(fate.reason)
+        out.quarantine.append(Quarantined(*fate[1:]))  # type: ignore[arg-type]
+
+
+def account_of_limits(
+    recordings: pl.DataFrame, windows: pl.DataFrame, sessions: pl.DataFrame, not_chosen: int, out: ArtifactWriter
+) -> None:
+    """What the limits did not take, which is a choice and no quarantine."""
+    beyond = int(sessions["windows_beyond_limit"].sum())
+    for what, left, used, limit in (
+        ("listed recordings", not_chosen, len(recordings), "limit_subjects"),
+        ("listed windows", beyond, len(windows), "limit_seconds"),
+    ):
+        if left:
+            out.account(what).keep(used)
+            out.account(what).leave_out(f"not chosen by {limit}", left)

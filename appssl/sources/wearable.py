@@ -23,13 +23,13 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
-from appssl.contracts import Meta, Quarantined
+from appssl.contracts import Meta
 from appssl.errors import DataError
 from appssl.ops.channels import vectors
 from appssl.ops.clock_correction import CLOCKS, Clocks, Lengths, clocks_differ, compared, measured_lengths
 from appssl.ops.paths import inside
 from appssl.ops.recording_draft import drafted
-from appssl.ops.recording_fates import of_intervals, of_recordings, of_windows, with_fate
+from appssl.ops.recording_fates import account_of_all, account_of_limits, with_fate
 from appssl.ops.recording_labels import Intervals, Labels, label_names, name_intervals, read_intervals
 from appssl.ops.recording_tables import Columns, LongTable, RecordingTable, Wide
 from appssl.ops.recordings import BadRecording, Recording, Samples, TimeUnit
@@ -63,7 +63,8 @@ from appssl.ops.split import GroupSplit, group_split, refuse_leak
 from appssl.ops.table_limits import refuse
 from appssl.ops.usable_recordings import RECORDINGS, usable_parts
 from appssl.ops.window_accounts import ACCOUNTS, accounts, of_devices
-from appssl.ops.windows import devices_of_bits, gathered, gravest, lengths, starts
+from appssl.ops.window_data import WindowData
+from appssl.ops.windows import gravest, lengths, starts
 from appssl.settings import Settings, nearest
 
 _INTERVALS: dict[str, Any] = {"subject": pl.String, "row": pl.Int64, "label": pl.String, "used": pl.Boolean}
@@ -364,10 +365,11 @@ class Wearable:
         sessions = placed([s.table("sessions.parquet") for s in shards])
         intervals = pl.concat([s.table("intervals.parquet") for s in shards])
         recordings = with_fate(recordings, windows, self.size / self.config.sampling_hz)
-        _account(recordings, windows, intervals, self.config, out)
+        flags, labels = self.config.wear.leave_out, self.config.labels or ""
+        account_of_all(recordings, windows, intervals, out, flags=flags, labels=labels)
         by_all = accounts(windows, [s.table("accounts.parquet") for s in shards])
         out.table("accounts.parquet", by_all)
-        _account_limits(recordings, windows, sessions, about["not_chosen"], out)
+        account_of_limits(recordings, windows, sessions, about["not_chosen"], out)
         kept = windows.filter(reason="")
         splits = self._divided(kept["subject"].unique().to_list(), about["splits"])
         stored = sessions.join(kept.select("session").unique(), on="session", how="semi", maintain_order="left")
@@ -413,41 +415,8 @@ class Wearable:
             return {subject: given.get(subject, "train") for subject in subjects}
         return group_split(subjects, self.config.split)
 
-    def open(self, artifact: Artifact) -> "WearableData":
-        return WearableData(artifact)
-
-
-class WearableData:
-    """Prepared windows; `read` gives (devices, channels, time) float32. Memory-mapped: overlap is not stored.
-
-    Devices that a window lacks, where the data were prepared with `missing_devices: mask`, are NaN.
-    """
-
-    def __init__(self, artifact: Artifact) -> None:
-        values = artifact.json("meta.json")
-        self.meta = Meta(**{**values, "classes": tuple(values["classes"])})
-        self.samples: pl.DataFrame = artifact.table("samples.parquet")
-        self._signal = np.asarray(np.load(artifact.path("signal.npy"), mmap_mode="r"))  # a memory map reads slowly
-        self._position = self.samples["position"].to_numpy()
-        facts = self.meta.facts
-        self._shape = (len(facts["devices"]), len(facts["channels"]), int(facts["window_samples"]))
-        self._lacking: np.ndarray | None = None
-        if "devices" in self.samples.columns:
-            self._lacking = ~devices_of_bits(self.samples["devices"].to_numpy(), self._shape[0])
-
-    def read(self, row: int) -> np.ndarray:
-        start = int(self._position[row])
-        found = np.array(self._signal[start : start + self._shape[2]].T.reshape(self._shape), order="C")
-        if self._lacking is not None:
-            found[self._lacking[row]] = np.nan
-        return found
-
-    def read_many(self, rows: np.ndarray) -> np.ndarray:
-        """Windows (B, devices, channels, time) float32 of rows (B,) int64, as `read` gives them one by one."""
-        found = gathered(self._signal, self._position[rows], self._shape[2]).reshape(-1, *self._shape)
-        if self._lacking is not None:
-            found[self._lacking[rows]] = np.nan
-        return found
+    def open(self, artifact: Artifact) -> WindowData:
+        return WindowData(artifact)
 
 
 def build(config: Config) -> Wearable:
@@ -513,40 +482,7 @@ def _splits(recordings: Sequence[Recording]) -> dict[str, str]:
     return {subject: next(iter(found)) for subject, found in sorted(parts.items())}
 
 
-def _account(
-    recordings: pl.DataFrame, windows: pl.DataFrame, intervals: pl.DataFrame, config: Config, out: ArtifactWriter
-) -> None:
-    out.account("recordings").keep(int((recordings["outcome"] == "kept").sum()))
-    out.account("windows").keep(int((windows["reason"] == "").sum()))
-    if len(intervals):
-        out.account("label intervals").keep(int(intervals["used"].sum()))
-    fates = (
-        *of_recordings(recordings, config.wear.leave_out),
-        *of_windows(windows),
-        *of_intervals(intervals, config.labels or ""),
-    )
-    for fate in fates:
-        if fate.account is not None:
-            account = out.account(fate.account)
-            (account.fail if fate.outcome == "failed" else account.leave_out)(fate.reason)
-        out.quarantine.append(Quarantined(*fate[1:]))  # type: ignore[arg-type]
-
-
 def _write_figures(sheets: Sequence[Sheet], out: ArtifactWriter) -> None:
     for sheet in sheets:
         out.bytes(sheet.file, sheet.content)
     out.json("figures.json", [{"file": s.file, "title": s.title, "caption": s.caption} for s in sheets])
-
-
-def _account_limits(
-    recordings: pl.DataFrame, windows: pl.DataFrame, sessions: pl.DataFrame, not_chosen: int, out: ArtifactWriter
-) -> None:
-    """What the limits did not take, which is a choice and no quarantine."""
-    beyond = int(sessions["windows_beyond_limit"].sum())
-    for what, left, used, limit in (
-        ("listed recordings", not_chosen, len(recordings), "limit_subjects"),
-        ("listed windows", beyond, len(windows), "limit_seconds"),
-    ):
-        if left:
-            out.account(what).keep(used)
-            out.account(what).leave_out(f"not chosen by {limit}", left)

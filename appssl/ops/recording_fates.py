@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
-from appssl.contracts import Quarantined
-
 if TYPE_CHECKING:
     from appssl.artifact import ArtifactWriter
 
@@ -86,8 +84,8 @@ def account_of_all(
     *,
     flags: Collection[str],
     labels: str,
-) -> None:
-    """Counts what is kept, and writes a line for all that is not.
+) -> list[Fate]:
+    """Counts all in the accounts of `out`; returns what is not kept.
 
     Args:
         flags: as of `of_recordings`. labels: name of the table of intervals.
@@ -96,11 +94,12 @@ def account_of_all(
     out.account("windows").keep(int((windows["reason"] == "").sum()))
     if len(intervals):
         out.account("label intervals").keep(int(intervals["used"].sum()))
-    for fate in (*of_recordings(recordings, flags), *of_windows(windows), *of_intervals(intervals, labels)):
+    fates = [*of_recordings(recordings, flags), *of_windows(windows), *of_intervals(intervals, labels)]
+    for fate in fates:
         if fate.account is not None:
             account = out.account(fate.account)
             (account.fail if fate.outcome == "failed" else account.leave_out)(fate.reason)
-        out.quarantine.append(Quarantined(*fate[1:]))  # type: ignore[arg-type]
+    return fates
 
 
 def account_of_limits(

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from appssl.contracts import Meta
 from appssl.ops.windows import devices_of_bits, gathered
 
 if TYPE_CHECKING:
     from appssl.artifact import Artifact
+    from appssl.contracts import Meta
 
 
 class WindowData:
@@ -20,9 +20,8 @@ class WindowData:
     Devices that a window lacks, where the data were prepared with `missing_devices: mask`, are NaN.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
-        values = artifact.json("meta.json")
-        self.meta = Meta(**{**values, "classes": tuple(values["classes"])})
+    def __init__(self, artifact: Artifact, meta: Meta) -> None:
+        self.meta = meta
         self.samples: pl.DataFrame = artifact.table("samples.parquet")
         self._signal = np.asarray(np.load(artifact.path("signal.npy"), mmap_mode="r"))  # a memory map reads slowly
         self._position = self.samples["position"].to_numpy()

@@ -23,7 +23,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
-from appssl.contracts import Meta
+from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
 from appssl.ops.channels import vectors
 from appssl.ops.clock_correction import CLOCKS, Clocks, Lengths, clocks_differ, compared, measured_lengths
@@ -366,7 +366,8 @@ class Wearable:
         intervals = pl.concat([s.table("intervals.parquet") for s in shards])
         recordings = with_fate(recordings, windows, self.size / self.config.sampling_hz)
         flags, labels = self.config.wear.leave_out, self.config.labels or ""
-        account_of_all(recordings, windows, intervals, out, flags=flags, labels=labels)
+        fates = account_of_all(recordings, windows, intervals, out, flags=flags, labels=labels)
+        out.quarantine += [Quarantined(*fate[1:]) for fate in fates]  # type: ignore[arg-type]
         by_all = accounts(windows, [s.table("accounts.parquet") for s in shards])
         out.table("accounts.parquet", by_all)
         account_of_limits(recordings, windows, sessions, about["not_chosen"], out)
@@ -416,7 +417,8 @@ class Wearable:
         return group_split(subjects, self.config.split)
 
     def open(self, artifact: Artifact) -> WindowData:
-        return WindowData(artifact)
+        values = artifact.json("meta.json")
+        return WindowData(artifact, Meta(**{**values, "classes": tuple(values["classes"])}))
 
 
 def build(config: Config) -> Wearable:

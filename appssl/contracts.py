@@ -396,7 +396,12 @@ class Metric:
 
 
 class Evaluator(Protocol):
-    """Built by `evaluators/<name>.py: build(config)`. DESCRIPTIONS: {metric: (low, high, +1 if larger is better)}."""
+    """Built by `evaluators/<name>.py: build(config)`. DESCRIPTIONS: {metric: (low, high, +1 if larger is better)}.
+
+    A module may have `paired(first, second, *, num_bootstrap, seed)`, which compares two `Scored` of the same samples.
+    If that needs more than probabilities, PER_SAMPLE names it, and what is built has `per_sample(scored)`, which gives
+    it: it is kept in `predictions.parquet`, and comes back in `Scored.per_sample`.
+    """
 
     def evaluate(self, result: Any, *, num_bootstrap: int, seed: int) -> dict[str, Metric]: ...
 
@@ -411,7 +416,8 @@ class Scored:
         features: (N, F) float32 encoder features, or None. train_features, train_target: those of labelled training
         rows, or None. classes: names. columns: other columns of `samples` for slices. facts: `Meta.facts` of the data.
         rescored: gives the classifier's probabilities for the same rows after a function changed their raw samples, or
-        None without a classifier. stages: of continual pretraining in order, this one last; () otherwise.
+        None without a classifier. stages: of continual pretraining in order, this one last; () otherwise. per_sample:
+        what evaluators found of each row, by their PER_SAMPLE, (N,) each: int64 class numbers, or float64.
     """
 
     ids: np.ndarray
@@ -427,6 +433,7 @@ class Scored:
     facts: Mapping[str, Any] = field(default_factory=dict)
     rescored: Callable[[Callable[[Any], Any]], np.ndarray] | None = None
     stages: tuple[TrainedStage, ...] = ()
+    per_sample: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

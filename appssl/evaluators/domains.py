@@ -22,6 +22,7 @@ from appssl.ops.bootstrap import bootstrap_means, group_codes
 from appssl.settings import Settings
 
 DESCRIPTIONS = {"unseen_accuracy": (0.0, 1.0, +1), "seen_accuracy": (0.0, 1.0, +1), "domain_purity": (0.0, 1.0, -1)}
+PER_SAMPLE = ("domain_purity",)
 EPSILON = 1e-12
 BLOCK_ELEMENTS = 4_000_000  # similarities computed at once: 16 MB of float32
 
@@ -42,9 +43,14 @@ class Domains:
             DataError: if the data tell of no domains, or a row has none.
         """
         values = {} if scored.probabilities is None else _correct(scored)
-        if scored.features is not None and len(scored.features) > 1:
-            values["domain_purity"] = purity(scored.features, _domains(scored), self.config.k)
-        return _measured(values, scored, num_bootstrap, seed)
+        values |= scored.per_sample if "domain_purity" in scored.per_sample else self.per_sample(scored)
+        return _measured({name: values[name] for name in DESCRIPTIONS if name in values}, scored, num_bootstrap, seed)
+
+    def per_sample(self, scored: Scored) -> dict[str, np.ndarray]:
+        """domain_purity (N,) float64 of each row; nothing without features; see `evaluate` for errors."""
+        if scored.features is None or len(scored.features) < 2:
+            return {}
+        return {"domain_purity": purity(scored.features, _domains(scored), self.config.k)}
 
 
 def build(config: Config) -> Domains:
@@ -52,10 +58,11 @@ def build(config: Config) -> Domains:
 
 
 def paired(first: Scored, second: Scored, *, num_bootstrap: int, seed: int) -> dict[str, Metric]:
-    """first - second of both accuracies, on the same resamples of the same samples; see `evaluate` for errors."""
+    """first - second of all that both have, on the same resamples of the same samples; see `evaluate` for errors."""
     same_samples(first, second)
-    ours, theirs = _correct(first), _correct(second)
-    return _measured({name: ours[name] - theirs[name] for name in ours}, first, num_bootstrap, seed)
+    ours, theirs = ({**_correct(each), **each.per_sample} for each in (first, second))
+    both = [name for name in DESCRIPTIONS if name in ours and name in theirs]
+    return _measured({name: ours[name] - theirs[name] for name in both}, first, num_bootstrap, seed)
 
 
 def purity(features: np.ndarray, domains: np.ndarray, k: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from appssl.contracts import Metric, Scored
 from appssl.errors import DataError
-from appssl.evaluators.classification import as_metrics
-from appssl.ops.bootstrap import bootstrap, group_codes
+from appssl.evaluators.classification import measure, same_samples
+from appssl.ops.bootstrap import group_codes
 from appssl.ops.metrics import confusion_statistic
 from appssl.settings import Settings
 
@@ -27,6 +27,7 @@ REMARK = (
     "All labelled training samples vote, also where fine-tuning sees only a share of them: "
     "this measures the encoder and cannot be compared with the model above."
 )
+PER_SAMPLE = ("knn_class",)
 BLOCK_ELEMENTS = 4_000_000  # similarities computed at once: 16 MB of float32
 EPSILON = 1e-12
 
@@ -47,19 +48,38 @@ class KNN:
         Raises:
             DataError: without features, without labelled training rows, or if they are not finite.
         """
+        known = scored.per_sample if "knn_class" in scored.per_sample else self.per_sample(scored)
+        return _measured(scored, [known["knn_class"]], num_bootstrap, seed)
+
+    def per_sample(self, scored: Scored) -> dict[str, np.ndarray]:
+        """knn_class (N,) int64: what the neighbours voted for; see `evaluate` for errors."""
         train, train_target, test = _features(scored)
-        codes, num_groups = group_codes(scored.groups)
-        num_classes = len(scored.classes)
-        prediction = predict(
-            test, train, train_target, num_classes, k=self.config.k, temperature=self.config.temperature
-        )
-        statistic = confusion_statistic(scored.target, prediction, codes, num_groups, num_classes)
-        found = bootstrap(statistic, num_groups, num=num_bootstrap, seed=seed, elements=num_classes**2)
-        return as_metrics({f"knn_{name}": interval for name, interval in found.items()}, num_groups)
+        how = {"k": self.config.k, "temperature": self.config.temperature}
+        return {"knn_class": predict(test, train, train_target, len(scored.classes), **how)}  # type: ignore[arg-type]
 
 
 def build(config: Config) -> KNN:
     return KNN(config)
+
+
+def paired(first: Scored, second: Scored, *, num_bootstrap: int, seed: int) -> dict[str, Metric]:
+    """first - second for every metric, on the same resamples of the same samples; {} if one of them has no votes.
+
+    Raises:
+        DataError: if ids, groups, targets or classes of the two differ.
+    """
+    same_samples(first, second)
+    votes = [each.per_sample["knn_class"] for each in (first, second) if "knn_class" in each.per_sample]
+    return _measured(first, votes, num_bootstrap, seed) if len(votes) == 2 else {}
+
+
+def _measured(scored: Scored, votes: list[np.ndarray], num_bootstrap: int, seed: int) -> dict[str, Metric]:
+    """Metrics of the votes of one system, or of the first minus the second."""
+    codes, num_groups = group_codes(scored.groups)
+    size = len(scored.classes)
+    systems = [[(confusion_statistic(scored.target, each, codes, num_groups, size), size**2)] for each in votes]
+    found = measure(systems, num_groups, num=num_bootstrap, seed=seed)
+    return {f"knn_{name}": metric for name, metric in found.items()}
 
 
 def predict(

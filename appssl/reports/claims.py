@@ -72,12 +72,14 @@ def refuse_unmeasured(plan: Mapping[str, Any], method: str, run: tuple[str, str]
     """Arguments as those of `measure`, before the runs are done.
 
     Raises:
-        SettingsError: if a metric that is not of predictions is not measured of the other recipe.
+        SettingsError: if a metric that is not of probabilities is not measured of the other recipe.
     """
     problems = []
     for i, claim in enumerate(claims):
         ours, theirs = (_evaluators(plan, run[0], name) for name in (run[1], run_name(claim.against)))
-        alone = [name for name, module in ours.items() if not hasattr(module, "paired")]
+        alone = [
+            name for name, module in ours.items() if not hasattr(module, "paired") or hasattr(module, "PER_SAMPLE")
+        ]
         needed = [name for name in alone if claim.metric in getattr(ours[name], "DESCRIPTIONS", ())]
         if theirs and needed and needed[0] not in theirs:
             message = f"is not measured of {claim.against}. Add {needed[0]} to its evaluate.evaluators."

@@ -22,6 +22,7 @@ from appssl import registry
 from appssl.contracts import BagScores, Metric, Scored
 from appssl.errors import DataError
 from appssl.ops.bootstrap import Interval, bootstrap_mean
+from appssl.ops.per_sample import from_columns
 from appssl.reports.folds import prediction_columns
 from appssl.reports.reading import Run, is_number
 from appssl.settings import nearest
@@ -122,7 +123,7 @@ def _pooled(first: Sequence[Run], second: Sequence[Run], evaluator: str) -> dict
     module = registry.load("evaluators", evaluator)
     if not hasattr(module, "paired"):
         return {}
-    ours, theirs = _stacked(first), _stacked(second)
+    ours, theirs = (_stacked(runs, getattr(module, "PER_SAMPLE", ())) for runs in (first, second))
     if ours is None or theirs is None:
         return {}
     found: dict[str, Metric] = module.paired(ours, theirs, num_bootstrap=_num_bootstrap(first[0]), seed=_SEED)
@@ -138,15 +139,20 @@ def _are_folds(runs: Sequence[Run]) -> bool:
     return len(set().union(*groups)) == sum(map(len, groups))
 
 
-def _stacked(runs: Sequence[Run]) -> Scored | None:
-    """Predictions of all seeds, one below the other, ids with the seed behind; None if one has none."""
+def _stacked(runs: Sequence[Run], per_sample: Sequence[str]) -> Scored | None:
+    """Predictions of all seeds, one below the other, ids with the seed behind; None if one has none.
+
+    Args:
+        per_sample: what else is read of each sample, where all seeds have it.
+    """
     classes = tuple(runs[0].meta["classes"])
     predictions = [run.stages["evaluate"].table("predictions.parquet") for run in runs]
     if any(
         table is None or tuple(run.meta["classes"]) != classes for run, table in zip(runs, predictions, strict=True)
     ):
         return None
-    rows = pl.concat([_rows(run, table, "id") for run, table in zip(runs, predictions, strict=True)])
+    tables = [_rows(run, table, "id") for run, table in zip(runs, predictions, strict=True)]
+    rows = pl.concat(tables, how="diagonal")  # an evaluation by an older version kept less of each sample
     bags = [run.stages["evaluate"].table("bags.parquet") for run in runs]
     scores = None
     if all(table is not None for table in bags):
@@ -154,7 +160,8 @@ def _stacked(runs: Sequence[Run]) -> Scored | None:
         scores = BagScores(table["bag"].to_numpy(), **prediction_columns(table, classes))
     facts = runs[0].meta.get("facts", {})
     ids = rows["id"].to_numpy()
-    return Scored(ids=ids, classes=classes, columns=rows, bags=scores, facts=facts, **prediction_columns(rows, classes))
+    read = {"per_sample": from_columns(rows, per_sample, classes), **prediction_columns(rows, classes)}
+    return Scored(ids=ids, classes=classes, columns=rows, bags=scores, facts=facts, **read)
 
 
 def _rows(run: Run, table: pl.DataFrame, name: str) -> pl.DataFrame:

@@ -62,7 +62,8 @@ def _scored(folders: Sequence[Path], run: Run) -> Scored | None:
     if not all(artifact.has("predictions.parquet") for artifact in opened):
         return None
     classes = tuple(run.meta["classes"])
-    rows = pl.concat([artifact.table("predictions.parquet") for artifact in opened]).sort("id")
+    tables = [artifact.table("predictions.parquet") for artifact in opened]
+    rows = pl.concat(tables, how="diagonal").sort("id")  # one by an older version kept less of each sample
     bags = None
     if all(artifact.has("bags.parquet") for artifact in opened):
         table = pl.concat([artifact.table("bags.parquet") for artifact in opened]).sort("bag")

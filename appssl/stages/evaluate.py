@@ -17,6 +17,7 @@ from appssl.errors import ArtifactError, DataError
 from appssl.ops.bags import index_bags
 from appssl.ops.bootstrap import bootstrap_means
 from appssl.ops.journal import Journal
+from appssl.ops.per_sample import from_columns, to_columns
 from appssl.plan import StageConfig
 from appssl.stages.adapt import adapt_to
 from appssl.stages.bag_scores import bag_probabilities
@@ -89,10 +90,13 @@ def _classification(
         writer.json("adapted.json", adapted)
     if any(hasattr(registry.load("evaluators", each.name), "NEEDS_STAGES") for each in settings.evaluators):
         scored = replace(scored, stages=_stages(scored, inputs, others))
-    metrics = {}
-    for evaluator in settings.evaluators:
-        built = registry.build("evaluators", evaluator)
-        metrics[evaluator.name] = built.evaluate(scored, num_bootstrap=settings.num_bootstrap, seed=config.seed)
+    built = {evaluator.name: registry.build("evaluators", evaluator) for evaluator in settings.evaluators}
+    kept = [each.per_sample(scored) for each in built.values() if hasattr(each, "per_sample")]
+    scored = replace(scored, per_sample=dict(pair for found in kept for pair in found.items()))
+    metrics = {
+        name: each.evaluate(scored, num_bootstrap=settings.num_bootstrap, seed=config.seed)
+        for name, each in built.items()
+    }
     if scored.probabilities is not None:
         writer.table("predictions.parquet", _predictions(scored))
     if scored.bags is not None:
@@ -157,7 +161,7 @@ def _stages(scored: Scored, inputs: Inputs, others: dict[str, Artifact]) -> tupl
     if "encoder" not in inputs or scored.probabilities is None or scored.columns is None:
         return ()
     known = {
-        name: _stored(other, "predictions.parquet", "id", scored.ids)
+        name: _stored(other, "predictions.parquet", "id", scored.ids)["probabilities"].to_numpy()
         for name, other in others.items()
         if other.has("predictions.parquet")
     }
@@ -199,7 +203,8 @@ def _score_bags(model: Any, data: PreparedData, views: Views, threads: int, acce
 
 def _predictions(scored: Scored) -> pl.DataFrame:
     assert scored.probabilities is not None
-    return _judged({"id": scored.ids}, scored.groups, scored.target, scored.probabilities, scored.classes)
+    found = _judged({"id": scored.ids}, scored.groups, scored.target, scored.probabilities, scored.classes)
+    return found.with_columns(to_columns(scored.per_sample, scored.classes))
 
 
 def _bag_predictions(bags: BagScores, classes: tuple[str, ...]) -> pl.DataFrame:
@@ -246,9 +251,11 @@ def _paired(config: StageConfig, scored: Scored, other: Artifact) -> dict[str, M
     """Differences (ours - theirs) of every evaluator that compares, on the same samples."""
     if scored.probabilities is None or not other.has("predictions.parquet"):
         raise ArtifactError(f"{other.folder}: a comparison needs a fine-tuned model on both sides.")
-    theirs = replace(scored, probabilities=_stored(other, "predictions.parquet", "id", scored.ids), bags=None)
+    rows = _stored(other, "predictions.parquet", "id", scored.ids)
+    kept = from_columns(rows, scored.per_sample, scored.classes)
+    theirs = replace(scored, probabilities=rows["probabilities"].to_numpy(), per_sample=kept, bags=None)
     if scored.bags is not None and other.has("bags.parquet"):
-        found = _stored(other, "bags.parquet", "bag", scored.bags.names)
+        found = _stored(other, "bags.parquet", "bag", scored.bags.names)["probabilities"].to_numpy()
         theirs = replace(theirs, bags=replace(scored.bags, probabilities=found))
     differences: dict[str, Metric] = {}
     for evaluator in config.settings.evaluators:
@@ -258,14 +265,14 @@ def _paired(config: StageConfig, scored: Scored, other: Artifact) -> dict[str, M
     return differences
 
 
-def _stored(other: Artifact, file: str, column: str, names: np.ndarray) -> np.ndarray:
-    """Probabilities of another evaluation in the order of these samples or bags."""
+def _stored(other: Artifact, file: str, column: str, names: np.ndarray) -> pl.DataFrame:
+    """Rows of another evaluation in the order of these samples or bags."""
     table = other.table(file)
     known = pl.DataFrame({column: names.astype(str)})
     joined = known.join(table, on=column, how="left", maintain_order="left")
     if len(table) != len(known) or joined["prediction"].null_count():
         raise DataError(f"{other.folder}: was measured on other samples; compare recipes over the same data and split.")
-    return joined["probabilities"].to_numpy()
+    return joined
 
 
 def _ranking(

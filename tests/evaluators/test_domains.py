@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -67,6 +69,18 @@ def test_pairs_are_differences_of_the_same_rows():
     for name, metric in found.items():
         assert metric.value == pytest.approx(evaluated(one)[name].value - evaluated(other)[name].value)
         assert paired(one, one, num_bootstrap=200, seed=0)[name].high == 0
+
+
+def test_purity_is_paired_where_both_have_kept_it():
+    one, other = (
+        replace(each, per_sample=build(Config()).per_sample(each)) for each in (scored(seed=1), scored(seed=2))
+    )
+    found = paired(one, other, num_bootstrap=200, seed=0)
+    assert list(found) == ["unseen_accuracy", "seen_accuracy", "domain_purity"]
+    assert found["domain_purity"].value == pytest.approx(
+        evaluated(one)["domain_purity"].value - evaluated(other)["domain_purity"].value
+    )
+    assert "domain_purity" not in paired(one, scored(seed=2), num_bootstrap=200, seed=0)
 
 
 def test_what_no_row_defines_is_left_out():

@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 from appssl.contracts import Scored
 from appssl.errors import DataError
 from appssl.evaluators import knn
-from appssl.evaluators.knn import DESCRIPTIONS, Config, build, predict
+from appssl.evaluators.knn import DESCRIPTIONS, Config, build, paired, predict
 
 
 def scored(num: int = 60, num_train: int = 90) -> Scored:
@@ -62,6 +62,42 @@ def test_worked_vote():
     assert predict(test, train, target, 2, k=3, temperature=0.07) == [0]  # e^(0.2/0.07) = 17 > 2
     assert predict(test, train, target, 2, k=3, temperature=1.0) == [1]  # e^0.2 = 1.2 < 2
     assert predict(test, train, target, 2, k=1, temperature=1.0) == [0]
+
+
+def kept(one: Scored) -> Scored:
+    return dataclasses.replace(one, per_sample=build(Config()).per_sample(one))
+
+
+def test_pairs_are_differences_of_the_same_votes_and_narrower_than_independent_ones():
+    one = scored(600)
+    other = dataclasses.replace(one, features=one.features.copy())
+    other.features[:30] = other.features[30:60]
+    pair = [kept(one), kept(other)]
+    found = paired(*pair, num_bootstrap=400, seed=0)
+    assert list(found) == list(DESCRIPTIONS)
+    alone = [build(Config()).evaluate(each, num_bootstrap=400, seed=0) for each in (one, other)]
+    for name, metric in found.items():
+        assert metric.value == pytest.approx(alone[0][name].value - alone[1][name].value)
+        assert 0 < metric.high - metric.low < 0.5 * (alone[0][name].high - alone[0][name].low)
+    votes = [literal(each, 20, 0.07) for each in (one, other)]
+    right = [np.mean(each == one.target) for each in votes]
+    assert found["knn_accuracy"].value == pytest.approx(right[0] - right[1])
+    same = paired(pair[0], pair[0], num_bootstrap=100, seed=0)
+    assert all((metric.value, metric.low, metric.high) == (0, 0, 0) for metric in same.values())
+
+
+def test_without_the_votes_of_both_nothing_is_paired_and_other_samples_are_refused():
+    one = scored()
+    assert paired(kept(one), one, num_bootstrap=100, seed=0) == {}
+    other = dataclasses.replace(kept(one), ids=one.ids[::-1])
+    with pytest.raises(DataError, match="the same ids in another order"):
+        paired(kept(one), other, num_bootstrap=100, seed=0)
+
+
+def test_votes_that_are_known_are_not_counted_again():
+    one = scored()
+    wrong = dataclasses.replace(one, per_sample={"knn_class": (one.target + 1) % 3})
+    assert build(Config()).evaluate(wrong, num_bootstrap=100, seed=0)["knn_accuracy"].value == 0
 
 
 def test_scale_of_features_does_not_matter():

@@ -128,6 +128,40 @@ def test_a_metric_without_predictions_is_a_difference_of_independent_values(repe
     assert found.high == pytest.approx(0.09 + hypot(0.10, 0.10))
 
 
+def with_votes(root, recipe, seed, skill):
+    """Puts votes of neighbours into a written evaluation; returns which of them are right."""
+    path = root / "wearable" / recipe / f"s{seed}" / "evaluate" / "predictions.parquet"
+    rows = pl.read_parquet(path)
+    draw = np.random.default_rng([seed, int(100 * skill)]).random(len(rows)) < skill
+    votes = [target if good else CLASSES[0] for target, good in zip(rows["target"], draw, strict=True)]
+    rows.with_columns(knn_class=pl.Series(votes)).write_parquet(path)
+    return rows["target"].to_numpy() == np.array(votes)
+
+
+def test_votes_of_neighbours_are_compared_sample_by_sample(repeats, root):
+    ours, theirs, made = repeats()
+    pairs = [(with_votes(root, "ours", s, 0.7), with_votes(root, "theirs", s, 0.4)) for s in range(3)]
+    found = effects(ours, theirs, ["knn_accuracy"])["knn_accuracy"]
+    differences = [one.astype(float) - other for one, other in pairs]
+    over_groups = bootstrap_mean(
+        np.concatenate(differences), np.concatenate([one.groups for one, _ in made]), num=NUM, seed=0
+    )
+    stated = NEAR[1][0] - NEAR[2][0]  # of metrics.json, which a real evaluation has from the same votes
+    assert found.paired
+    assert found.value == pytest.approx(stated)
+    assert found.value - found.low == pytest.approx(over_groups.value - over_groups.low, abs=1e-9)
+    assert found.high - found.value == pytest.approx(over_groups.high - over_groups.value, abs=1e-9)
+
+
+def test_seeds_of_which_one_has_no_votes_are_not_paired(repeats, root):
+    ours, theirs, _ = repeats()
+    for seed in range(3):
+        with_votes(root, "ours", seed, 0.7)
+    with_votes(root, "theirs", 0, 0.4)
+    assert not effects(ours, theirs, ["knn_accuracy"])["knn_accuracy"].paired
+    assert effects(ours, theirs, ["accuracy"])["accuracy"].paired
+
+
 def test_without_predictions_of_both_the_ends_are_the_mean_of_the_seeds_own_paired_ones(repeats):
     ours, theirs, made = repeats((0.7, 0.7), same=True)
     for run in theirs:

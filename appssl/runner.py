@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import psutil
 import yaml
 
 from appssl import bundle, kubernetes_jobs, outcome, slurm
@@ -60,8 +61,7 @@ def run(
         uri = store_uri(Path.cwd())
         log = hidden / "snakemake.log"
         with Uploader(Path(plan["results"]), uri, Path.cwd()), Progress(plan), log.open("wb") as file:
-            options: dict[str, Any] = {"stdout": file, "stderr": file, "preexec_fn": die_with_parent}
-            code = _wait(subprocess.Popen(command, env=environment(), **options))
+            code = until_ended(command, file)
         if "sweep" in plan:
             _write_sweep(plan, summary)
         elif summary is not None and code == 0:
@@ -104,6 +104,7 @@ def write_jobs(plan: Mapping[str, Any], profile: str, folder: Path) -> Path:
     raise SettingsError("--script writes jobs for SLURM or Kubernetes: give --profile slurm or kubernetes with it.")
 
 
+_SHELLS = ("bash", "sh", "dash")  # that Snakemake runs commands with
 _PROGRAMS = {"kubernetes": "appssl.shared_volume", "slurm": "appssl.slurm_workflow"}  # for other executors Snakemake's
 
 
@@ -162,12 +163,23 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> int:
+def until_ended(command: list[str], log: BinaryIO) -> int:
+    """Runs Snakemake, and returns how it ended. Ctrl-C and SIGTERM stop it, and the stages that run on this machine."""
+
     def stop(number: int, frame: Any) -> None:
         process.send_signal(signal.SIGINT)
+        _stop_stages(process.pid)
 
+    def begin() -> None:
+        die_with_parent()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    # Ctrl-C waits until the process is there: Python swallows what is raised in its hooks of a fork.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    process = subprocess.Popen(command, env=environment(), stdout=log, stderr=log, preexec_fn=begin)
     previous = signal.signal(signal.SIGTERM, stop)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return process.wait()
     except KeyboardInterrupt:
         process.send_signal(signal.SIGINT)
@@ -175,6 +187,15 @@ def _wait(process: "subprocess.Popen[bytes]") -> int:
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _stop_stages(snakemake: int) -> None:
+    """Stages on this machine save and end, as Ctrl-C makes them; Snakemake alone would wait for their last step."""
+    with suppress(psutil.NoSuchProcess):
+        shells = [child for child in psutil.Process(snakemake).children() if child.name() in _SHELLS]
+        for command in (child for shell in shells for child in shell.children()):
+            if any(Path(word).name == "appssl" for word in command.cmdline()):  # and not one that submits a batch job
+                command.terminate()
 
 
 def finish(plan: Mapping[str, Any], results: Path, code: int, log: Path, *, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import typer
 
 from appssl.cli.main import app
 from tests.bad_input.conftest import cli
-from tests.commands import environment
+from tests.commands import appssl, environment
+from tests.workflows.conftest import CHAIN
 
 __all__ = ["cli"]
 HEAVY = ("torch", "mlflow", "polars", "numpy", "pydantic", "snakemake", "sklearn")
@@ -150,6 +152,42 @@ def test_the_table_of_a_folder_filled_in_gives_a_classifier_of_slides(cli, tmp_p
     assert "abmil" in (tmp_path / "my.yaml").read_text()
     said = cli("check", "my.yaml")
     assert said.code == 0, said.err
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cancelled_saves_the_training_and_ends_soon(tmp_path):
+    (tmp_path / "long.yaml").write_text(
+        CHAIN.replace("steps: 12, batch_size: 16", "steps: 1000000, batch_size: 16").replace(
+            "_steps: 4", "_steps: 100000"
+        )
+    )
+    command = [sys.executable, "-m", "appssl", "run", "long.yaml"]
+    options = {"cwd": tmp_path, "env": environment(), "stderr": subprocess.PIPE, "text": True}
+    log = tmp_path / "results/logs/wearable/long/s0/pretrain.log"
+    with subprocess.Popen(command, start_new_session=True, **options) as run:
+        while not (log.exists() and "training step" in log.read_text()):
+            assert run.poll() is None
+            time.sleep(0.1)
+        assert appssl("cancel", "results", cwd=tmp_path).code == 0
+        said = run.communicate(timeout=60)[1]
+    assert run.returncode == 1, said
+    assert re.search(r"stopped on request after step \d+ of 1000000; the same command goes on from here", said)
+    assert list((tmp_path / "results/wearable/long/s0/pretrain/state/checkpoints").iterdir())
+    states = json.loads(appssl("status", "results", "--json", cwd=tmp_path).out)
+    assert not states["running"]
+    assert "running" not in [stage["state"] for stage in states["stages"]]
+
+
+def test_ctrl_c_while_the_workflow_starts_is_not_lost(tmp_path):
+    """Python's hooks of a fork swallow what is raised in them."""
+    program = (
+        "import os, signal, sys, time; from appssl.runner import until_ended\n"
+        "os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "try: until_ended([sys.executable, '-c', 'import time; time.sleep(100)'], open('log', 'wb'))\n"
+        "except KeyboardInterrupt: sys.exit(130)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(), timeout=60, check=False)
+    assert done.returncode == 130
 
 
 @pytest.mark.slow

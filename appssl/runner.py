@@ -104,7 +104,6 @@ def write_jobs(plan: Mapping[str, Any], profile: str, folder: Path) -> Path:
     raise SettingsError("--script writes jobs for SLURM or Kubernetes: give --profile slurm or kubernetes with it.")
 
 
-_SHELLS = ("bash", "sh", "dash")  # that Snakemake runs commands with
 _PROGRAMS = {"kubernetes": "appssl.shared_volume", "slurm": "appssl.slurm_workflow"}  # for other executors Snakemake's
 
 
@@ -191,11 +190,16 @@ def until_ended(command: list[str], log: BinaryIO) -> int:
 
 def _stop_stages(snakemake: int) -> None:
     """Stages on this machine save and end, as Ctrl-C makes them; Snakemake alone would wait for their last step."""
+    below: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):
-        shells = [child for child in psutil.Process(snakemake).children() if child.name() in _SHELLS]
-        for command in (child for shell in shells for child in shell.children()):
-            if any(Path(word).name == "appssl" for word in command.cmdline()):  # and not one that submits a batch job
-                command.terminate()
+        below = psutil.Process(snakemake).children(recursive=True)
+    ours = set()
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            if any(Path(word).name == "appssl" for word in process.cmdline()):
+                ours.add(process.pid)
+                if process.ppid() not in ours:  # else it makes batches for a stage, which ends it
+                    process.terminate()
 
 
 def finish(plan: Mapping[str, Any], results: Path, code: int, log: Path, *, as_json: bool) -> None:

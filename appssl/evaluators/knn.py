@@ -54,8 +54,8 @@ class KNN:
     def per_sample(self, scored: Scored) -> dict[str, np.ndarray]:
         """knn_class (N,) int64: what the neighbours voted for; see `evaluate` for errors."""
         train, train_target, test = _features(scored)
-        how = {"k": self.config.k, "temperature": self.config.temperature}
-        return {"knn_class": predict(test, train, train_target, len(scored.classes), **how)}  # type: ignore[arg-type]
+        k, temperature = self.config.k, self.config.temperature
+        return {"knn_class": predict(test, train, train_target, len(scored.classes), k=k, temperature=temperature)}
 
 
 def build(config: Config) -> KNN:

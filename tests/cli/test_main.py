@@ -169,7 +169,11 @@ def test_a_run_that_is_cancelled_saves_the_training_and_ends_soon(tmp_path):
             assert run.poll() is None
             time.sleep(0.1)
         assert appssl("cancel", "results", cwd=tmp_path).code == 0
-        said = run.communicate(timeout=60)[1]
+        try:
+            said = run.communicate(timeout=60)[1]
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)  # or it would be waited for, a million steps
+            raise
     assert run.returncode == 1, said
     assert re.search(r"stopped on request after step \d+ of 1000000; the same command goes on from here", said)
     assert list((tmp_path / "results/wearable/long/s0/pretrain/state/checkpoints").iterdir())

@@ -224,8 +224,8 @@ class Source(Protocol):
 
 
 class Renderable(Protocol):
-    """A batch of views that are no numbers yet, a dataclass of tensors: `ops/level_views.py`, `ops/drawn_views.py` and
-    `drawn_signals.py`."""
+    """A batch of views that are no numbers yet, a dataclass of tensors: `ops/images/level_views.py`,
+    `ops/images/drawn_views.py` and `drawn_signals.py`."""
 
     def pin_memory(self) -> Renderable: ...
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from appssl.contracts import Meta
-from appssl.ops.drawn_signals import DrawnSignals
 from appssl.ops.random import rng_for
+from appssl.ops.signals.drawn_signals import DrawnSignals
 from appssl.views.signal import Config, build
 
 ROUNDS, WARM_UP, ON_CPU = 10, 3, 64

@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 import torch
 
-from appssl.ops.drawn_views import DrawnViews, drawn_views
-from appssl.ops.image_draws import Recipe, draw, rendered
-from appssl.ops.pixels import Standardize
+from appssl.ops.images.drawn_views import DrawnViews, drawn_views
+from appssl.ops.images.draws import Recipe, draw, rendered
+from appssl.ops.images.pixels import Standardize
 
 ROUNDS, WARM_UP, ON_CPU = 10, 3, 32
 MEAN, STD = (0.45, 0.43, 0.35), (0.27, 0.25, 0.26)

@@ -18,7 +18,7 @@ import torch
 from implicit.cpu.als import AlternatingLeastSquares
 from threadpoolctl import threadpool_limits
 
-from appssl.ops.topk import best_items, product_scores, seen_matrix
+from appssl.ops.interactions.topk import best_items, product_scores, seen_matrix
 
 GOALS = {"bare product": 0.5, "implicit": 1.0}  # our rate as a multiple of theirs, at least
 SEEN, K, BLOCK = 50, 20, 128

@@ -26,10 +26,10 @@ import torch
 
 from appssl.artifact import Artifact
 from appssl.backbones.summary_features import SummaryFeatures
-from appssl.ops.clock_alignment import align, motion_energy
 from appssl.ops.mmd import mmd2
-from appssl.ops.resample import GAP
-from appssl.ops.windows import gravest, left_out, starts
+from appssl.ops.signals.clock_alignment import align, motion_energy
+from appssl.ops.signals.resample import GAP
+from appssl.ops.signals.windows import gravest, left_out, starts
 
 DEVICES, CHANNELS = ("wrist", "hip", "ankle"), ("acc_x", "acc_y", "acc_z", "gyro_x", "gyro_y", "gyro_z")
 HZ, PART_HOURS, PAUSE_SECONDS = 100.0, 12.0, 900.0

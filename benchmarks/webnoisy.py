@@ -24,10 +24,10 @@ from PIL import Image
 
 from appssl.artifact import ArtifactWriter
 from appssl.ops.coreset import centroids, search, unit
-from appssl.ops.images import decode
+from appssl.ops.images.decoding import decode
+from appssl.ops.images.perceptual_hash import near_pairs
+from appssl.ops.images.semantic_duplicates import BLOCK, near_duplicates
 from appssl.ops.mixture import fit_two_gaussians
-from appssl.ops.perceptual_hash import near_pairs
-from appssl.ops.semantic_duplicates import BLOCK, near_duplicates
 from appssl.sources import webnoisy
 
 ROWS, WIDTH, CENTERS = 100_000, 512, 100

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from albumentations.pytorch import ToTensorV2
 
-from appssl.ops.level_views import LevelViews, level_views
+from appssl.ops.images.level_views import LevelViews, level_views
 from appssl.views.image_two_crop import Config, ImageTwoCrop
 
 SIZE, ROUNDS, BATCH = 224, 12, 30

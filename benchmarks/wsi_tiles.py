@@ -20,10 +20,10 @@ import imagecodecs
 import numpy as np
 import tifffile
 
-from appssl.ops.slide_reader import SlideReader
-from appssl.ops.slides import overview, read_tile
-from appssl.ops.stored_tiles import stored_tiles
-from appssl.ops.tissue import find_tissue
+from appssl.ops.slides.reader import SlideReader
+from appssl.ops.slides.slide import overview, read_tile
+from appssl.ops.slides.stored_tiles import stored_tiles
+from appssl.ops.slides.tissue import find_tissue
 
 SIDE, TILE, DISTINCT, TILES = 40_960, 256, 128, 600
 

@@ -36,8 +36,8 @@ def command(
     import json
     import sys
 
-    from appssl.ops.crawl_fetch import Limits
-    from appssl.ops.crawl_workers import Options
+    from appssl.ops.crawl.fetch import Limits
+    from appssl.ops.crawl.workers import Options
     from appssl.stages.crawl import crawl
 
     limits = Limits(timeout, round(max_mb * 1e6), allow_private, ignore_robots)

@@ -3,12 +3,12 @@
 Per user, with R the new items of the test part and the k best unseen items: recall@k = hits / |R|, ndcg@k with gain 1
 and the ideal of min(k, |R|) hits, mrr@k = 1 / rank of the first hit (0 if none). Slices, for recall and ndcg: items by
 popularity in training (head, middle, tail; cold: never seen in training), and by deciles of training events, decile_01
-having the most popular items (`ops/ranking_metrics.py`: cold items are in none); for recall, users by whether they have
-a training event (warm, cold: a user whose first event lies in the validation part is cold, because the model does not
-know him or her either).
+having the most popular items (`ops/interactions/ranking_metrics.py`: cold items are in none); for recall, users by
+whether they have a training event (warm, cold: a user whose first event lies in the validation part is cold, because
+the model does not know him or her either).
 Over all lists: coverage@k (share of the catalogue shown), gini@k of exposure, popularity@k (mean training events of
-what is shown). Popularity and item-kNN, and where asked for ALS and BPR (`ops/factor_models.py`), are measured on the
-same users, with paired differences.
+what is shown). Popularity and item-kNN, and where asked for ALS and BPR (`ops/interactions/factor_models.py`), are
+measured on the same users, with paired differences.
 Source: Krichene and Rendle, On sampled metrics for item recommendation, KDD 2020 (full catalogue instead of samples);
 Sarwar et al., Item-based collaborative filtering, WWW 2001 (item-kNN with cosine). Deviations: none.
 """
@@ -23,10 +23,10 @@ from scipy import sparse
 from appssl.contracts import Metric, Ranked
 from appssl.errors import DataError
 from appssl.ops.bootstrap import bootstrap_means
-from appssl.ops.factor_models import Factors, factor_scores
-from appssl.ops.interactions import gini
-from appssl.ops.ranking_metrics import NUM_DECILES, popularity_deciles, user_metrics
-from appssl.ops.topk import Scores, best_items, seen_matrix
+from appssl.ops.interactions.factor_models import Factors, factor_scores
+from appssl.ops.interactions.ranking_metrics import NUM_DECILES, popularity_deciles, user_metrics
+from appssl.ops.interactions.statistics import gini
+from appssl.ops.interactions.topk import Scores, best_items, seen_matrix
 from appssl.settings import Settings
 
 SLICES = ("head", "middle", "tail", "cold")

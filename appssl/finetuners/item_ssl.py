@@ -3,10 +3,11 @@
     L = L_retrieval + alpha L_self
     L_self = -1/N sum_i log( exp(s(z_i, z_i') / tau) / sum_j exp(s(z_i, z_j') / tau) )
 
-z and z' are the item tower's vectors of two views of an item that hide complementary features (`ops/item_masks.py`).
-Items of the log follow a power law; the N items of L_self do not, so rare ones are trained too. The item's number is a
-feature like the others: where it is hidden its embedding adds nothing, as for a cold item. It determines every other
-feature, so correlated masking hides it in the first view (but for ties): L_self trains it to match the content.
+z and z' are the item tower's vectors of two views of an item that hide complementary features
+(`ops/interactions/item_masks.py`). Items of the log follow a power law; the N items of L_self do not, so rare ones are
+trained too. The item's number is a feature like the others: where it is hidden its embedding adds nothing, as for a
+cold item. It determines every other feature, so correlated masking hides it in the first view (but for ties): L_self
+trains it to match the content.
 
 What the paper compares with, as settings: random masks (`masking: random`); value dropout alone (`masking: none`);
 spread-out regularization (`masking: none, dropout: 0`, where both views are the item itself); feature dropout, the
@@ -37,8 +38,8 @@ from appssl.objectives.dcl import dcl
 from appssl.objectives.one_way_ntxent import one_way_nt_xent
 from appssl.ops.contrastive import unit_views
 from appssl.ops.individual_temperatures import IndividualTemperatures, Temperatures
-from appssl.ops.item_masks import ItemMasks, Masking, nearest_features
-from appssl.ops.mutual_information import field_codes, mutual_information
+from appssl.ops.interactions.item_masks import ItemMasks, Masking, nearest_features
+from appssl.ops.interactions.mutual_information import field_codes, mutual_information
 from appssl.ops.random import rng_for
 
 _DRAWS = 2**62  # streams of what is drawn for a batch; above the numbers of events, below those that others use

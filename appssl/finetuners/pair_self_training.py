@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from appssl.contracts import Batch, Context, PreparedData, Progress, Step, Views
 from appssl.errors import DataError, SettingsError
 from appssl.finetuners import retrieval
+from appssl.ops.interactions.topk import Scores, best_items, seen_matrix
 from appssl.ops.random import rng_for
-from appssl.ops.topk import Scores, best_items, seen_matrix
 
 _HELD_BACK = 2**62  # the stream that chooses the pairs that are held back
 

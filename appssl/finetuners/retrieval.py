@@ -29,7 +29,7 @@ from appssl.contracts import Batch, Context, PreparedData, Step, Views
 from appssl.errors import DataError
 from appssl.ops.gap_frequencies import GapFrequencies
 from appssl.ops.individual_temperatures import IndividualTemperatures, Temperatures
-from appssl.ops.interactions import padded_histories
+from appssl.ops.interactions.statistics import padded_histories
 from appssl.ops.random import rng_for
 from appssl.ops.rowwise_adagrad import embedding_tables
 from appssl.ops.shared_negatives import Draw, Drawn, SharedNegatives, own_places, shared_softmax

@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from appssl.contracts import Batch, Context, Progress, Step
 from appssl.errors import DataError, SettingsError
-from appssl.ops.channels import vectors
 from appssl.ops.mmd import mmd2
+from appssl.ops.signals.channels import vectors
 from appssl.settings import Settings, nearest
 
 Policy = Literal[

@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from appssl.errors import DataError
-from appssl.ops.image_selection import hash_order
+from appssl.ops.images.selection import hash_order
 from appssl.settings import Settings, nearest
 
 

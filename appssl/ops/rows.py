@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from appssl.errors import DataError
-from appssl.ops.level_views import level_views
+from appssl.ops.images.level_views import level_views
 from appssl.ops.random import rng_for
 
 

@@ -11,7 +11,7 @@ All are in 0..1. b is how far the labeler believes in the given label: its confi
 
 import polars as pl
 
-from appssl.ops.decisions import settled
+from appssl.ops.images.decisions import settled
 
 SCHEMA = {
     "id": pl.String, "label": pl.String, "suggested_label": pl.String, "kind": pl.String, "confidence": pl.Float64,

@@ -8,7 +8,7 @@ import polars as pl
 
 from appssl.artifact import write_table, written_aside
 from appssl.errors import DataError
-from appssl.ops.decisions import COLUMNS, DECISIONS, REASONS, read_decisions
+from appssl.ops.images.decisions import COLUMNS, DECISIONS, REASONS, read_decisions
 
 
 class Decisions:

@@ -26,9 +26,9 @@ from torch import Tensor
 from appssl import registry
 from appssl.contracts import Batch, Examples, PreparedData, Views
 from appssl.errors import DataError, SettingsError
-from appssl.ops import pixels
 from appssl.ops.batch_style import with_style
-from appssl.ops.image_draws import draw_jitter, jittered
+from appssl.ops.images import pixels
+from appssl.ops.images.draws import draw_jitter, jittered
 from appssl.ops.random import rng_for
 from appssl.ops.rows import is_rendered_later, rendered, training_rows
 from appssl.registry import Method

@@ -18,8 +18,8 @@ import torch
 
 from appssl.contracts import Batch, PreparedData, Views
 from appssl.errors import SettingsError
-from appssl.ops.item_masks import ItemMasks, nearest_features
-from appssl.ops.mutual_information import field_codes, mutual_information
+from appssl.ops.interactions.item_masks import ItemMasks, nearest_features
+from appssl.ops.interactions.mutual_information import field_codes, mutual_information
 from appssl.ops.random import rng_for
 from appssl.ops.rows import training_rows
 from appssl.settings import Settings

@@ -18,10 +18,10 @@ from pydantic import Field
 
 from appssl.contracts import Batch, PreparedData, Views
 from appssl.errors import DataError
-from appssl.ops.channels import vectors
 from appssl.ops.mmd import mmd2
 from appssl.ops.random import rng_for
 from appssl.ops.rows import batch_of_views, training_rows
+from appssl.ops.signals.channels import vectors
 from appssl.settings import Settings
 
 _ORDERS = 2**63  # streams of the orders within persons; above the numbers of rows, below that of an epoch's order

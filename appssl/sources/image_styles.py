@@ -22,7 +22,7 @@ import polars as pl
 from pydantic import Field
 
 from appssl.artifact import ArtifactWriter
-from appssl.ops.image_selection import hash_order
+from appssl.ops.images.selection import hash_order
 from appssl.sources import webnoisy
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)

@@ -13,7 +13,7 @@ from typing import Literal
 import polars as pl
 from pydantic import Field, model_validator
 
-from appssl.ops.image_selection import hash_order
+from appssl.ops.images.selection import hash_order
 from appssl.settings import Settings
 from appssl.sources import webnoisy
 

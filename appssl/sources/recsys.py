@@ -4,9 +4,9 @@ Events are checked row by row, repeated ones and those of rare users and items a
 log is divided at two moments in time, the same for everybody. Users and items that only occur after the first cut are
 kept and measured as their own slices. Feature vocabularies and bins come from items that training has seen.
 
-The log may be larger than memory: shards read its files block by block into records of numbers (`ops/interaction_log`),
-and merging goes through these in parts that fit (`ops/interaction_select`, `ops/interaction_store`). Memory grows with
-users and items.
+The log may be larger than memory: shards read its files block by block into records of numbers
+(`ops/interactions/log`), and merging goes through these in parts that fit (`ops/interactions/select`,
+`ops/interactions/store`). Memory grows with users and items.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,12 @@ from pydantic import Field, model_validator
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
-from appssl.ops.event_draft import drafted
-from appssl.ops.event_tables import Columns, Judging, written_seconds
-from appssl.ops.interaction_data import InteractionData, NewItems
-from appssl.ops.interaction_files import file_names, log_files
-from appssl.ops.interaction_items import (
+from appssl.ops.interactions.data import InteractionData, NewItems
+from appssl.ops.interactions.draft import drafted
+from appssl.ops.interactions.event_tables import Columns, Judging, written_seconds
+from appssl.ops.interactions.figures import figures
+from appssl.ops.interactions.files import file_names, log_files
+from appssl.ops.interactions.items import (
     Features,
     Multi,
     Pattern,
@@ -35,14 +36,13 @@ from appssl.ops.interaction_items import (
     read_table,
     used_items,
 )
-from appssl.ops.interaction_leakage import leakage
-from appssl.ops.interaction_log import Log, write_shard
-from appssl.ops.interaction_notes import LISTED, Notes
-from appssl.ops.interaction_partitions import scratch
-from appssl.ops.interaction_select import Rules, select
-from appssl.ops.interaction_store import PARTS, Dividing, Split, Stored, write_events
+from appssl.ops.interactions.leakage import leakage
+from appssl.ops.interactions.log import Log, write_shard
+from appssl.ops.interactions.notes import LISTED, Notes
+from appssl.ops.interactions.partitions import scratch
+from appssl.ops.interactions.select import Rules, select
+from appssl.ops.interactions.store import PARTS, Dividing, Split, Stored, write_events
 from appssl.ops.paths import inside
-from appssl.ops.recsys_figures import figures
 from appssl.settings import Settings
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.errors import NOT_JSON, DataError
-from appssl.ops.interaction_store import Split
+from appssl.ops.interactions.store import Split
 from appssl.ops.paths import inside
 from appssl.sources import recsys
 

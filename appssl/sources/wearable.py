@@ -1,11 +1,11 @@
 """Recordings of body-worn devices on one clock: aligned windows of all devices of a person, with gaps explained.
 
 Recordings of one person that overlap in time, or share a session column, are a session. All devices of a session are
-resampled to ticks of one clock (`ops/resample.py` states how), which begins with its first sample. Windows are offsets
-into one memory-mapped array, so overlap costs nothing. A window that touches a gap, a sample without number, a time
-without one of the devices, or a time when a device was not worn (`ops/signal_quality.py` states how that is told) is
-left out with its reason; nothing is filled. With `missing_devices: mask` a window is kept as long as `min_devices` can
-be used, and the others are NaN. Times are taken as they are unless `clocks` says otherwise.
+resampled to ticks of one clock (`ops/signals/resample.py` states how), which begins with its first sample. Windows are
+offsets into one memory-mapped array, so overlap costs nothing. A window that touches a gap, a sample without number, a
+time without one of the devices, or a time when a device was not worn (`ops/signals/quality.py` states how that is told)
+is left out with its reason; nothing is filled. With `missing_devices: mask` a window is kept as long as `min_devices`
+can be used, and the others are NaN. Times are taken as they are unless `clocks` says otherwise.
 
 A recording whose times or numbers cannot be used fails; the others go on. Samples with equal time are averaged, numbers
 beyond float32 are no numbers, and after a pause of ten minutes the recording goes on as another part, so that a session
@@ -25,17 +25,19 @@ from pydantic import Field, model_validator
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
-from appssl.ops.channels import vectors
-from appssl.ops.clock_correction import CLOCKS, Clocks, Lengths, clocks_differ, compared, measured_lengths
 from appssl.ops.paths import inside
-from appssl.ops.recording_draft import drafted
-from appssl.ops.recording_fates import account_of_all, account_of_limits, with_fate
-from appssl.ops.recording_labels import Intervals, Labels, label_names, name_intervals, read_intervals
-from appssl.ops.recording_tables import Columns, LongTable, RecordingTable, Wide
-from appssl.ops.recordings import BadRecording, Recording, Samples, TimeUnit
-from appssl.ops.sample_store import Rows, Scratch
-from appssl.ops.session_windows import WINDOWS, window_table
-from appssl.ops.sessions import (
+from appssl.ops.signals.channels import vectors
+from appssl.ops.signals.clock_correction import CLOCKS, Clocks, Lengths, clocks_differ, compared, measured_lengths
+from appssl.ops.signals.notes import noted, units_differ
+from appssl.ops.signals.quality import Wear
+from appssl.ops.signals.recording_draft import drafted
+from appssl.ops.signals.recording_fates import account_of_all, account_of_limits, with_fate
+from appssl.ops.signals.recording_labels import Intervals, Labels, label_names, name_intervals, read_intervals
+from appssl.ops.signals.recording_tables import Columns, LongTable, RecordingTable, Wide
+from appssl.ops.signals.recordings import BadRecording, Recording, Samples, TimeUnit
+from appssl.ops.signals.sample_store import Rows, Scratch
+from appssl.ops.signals.session_windows import WINDOWS, window_table
+from appssl.ops.signals.sessions import (
     Clock,
     Usable,
     clock_of,
@@ -47,9 +49,7 @@ from appssl.ops.sessions import (
     sessions,
     shown,
 )
-from appssl.ops.signal_notes import noted, units_differ
-from appssl.ops.signal_quality import Wear
-from appssl.ops.signal_shards import (
+from appssl.ops.signals.shards import (
     SESSIONS,
     placed,
     refuse_mismatch,
@@ -58,13 +58,13 @@ from appssl.ops.signal_shards import (
     write_session,
     write_signal,
 )
-from appssl.ops.signal_sheets import Sheet, account_figures, clock_figures, figures
+from appssl.ops.signals.sheets import Sheet, account_figures, clock_figures, figures
+from appssl.ops.signals.usable_recordings import RECORDINGS, usable_parts
+from appssl.ops.signals.window_accounts import ACCOUNTS, accounts, of_devices
+from appssl.ops.signals.window_data import WindowData
+from appssl.ops.signals.windows import gravest, lengths, starts
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
 from appssl.ops.table_limits import refuse
-from appssl.ops.usable_recordings import RECORDINGS, usable_parts
-from appssl.ops.window_accounts import ACCOUNTS, accounts, of_devices
-from appssl.ops.window_data import WindowData
-from appssl.ops.windows import gravest, lengths, starts
 from appssl.settings import Settings, nearest
 
 _INTERVALS: dict[str, Any] = {"subject": pl.String, "row": pl.Int64, "label": pl.String, "used": pl.Boolean}

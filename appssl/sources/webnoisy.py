@@ -2,12 +2,12 @@
 
 Every image is checked before it is used: limits from its header, a full decode, its size, whether it shows anything,
 and whether it is there twice. What is not kept lies in the quarantine with its reason. Conversions to RGB are stated in
-`ops/images.py`; images are resized so that the shorter side fits (Lanczos) and cropped to the central square.
+`ops/images/decoding.py`; images are resized so that the shorter side fits (Lanczos) and cropped to the central square.
 
 Images with equal pixels are kept once: the copy in test before val before train, then one that was reviewed, then the
 smallest id. A copy within one part is left out as `duplicate`, one in another part, which would be a leak, as
 `duplicate_across_splits`. So is an image whose perceptual hash is near that of one in another part
-(`near_duplicate_across_splits`). Decisions of reviewers (`ops/decisions.py`) are taken as truth.
+(`near_duplicate_across_splits`). Decisions of reviewers (`ops/images/decisions.py`) are taken as truth.
 """
 
 import hashlib
@@ -23,11 +23,21 @@ from pydantic import Field, model_validator
 from appssl.artifact import Artifact, ArtifactWriter, sha256_file
 from appssl.contracts import Meta, Quarantined
 from appssl.errors import DataError
-from appssl.ops import near_duplicates
-from appssl.ops.decisions import decided, leave_out_decided, read_decisions
-from appssl.ops.image_bytes import contents
-from appssl.ops.image_index import Columns, Listing, Skipped, guessed_columns, list_folder, list_table
-from appssl.ops.image_selection import (
+from appssl.ops.images import near_duplicates
+from appssl.ops.images.decisions import decided, leave_out_decided, read_decisions
+from appssl.ops.images.decoding import (
+    LARGEST_LIMIT,
+    VERSION,
+    BadImage,
+    central_square,
+    decode,
+    largest_std,
+    pixel_digest,
+)
+from appssl.ops.images.encoded import contents
+from appssl.ops.images.index import Columns, Listing, Skipped, guessed_columns, list_folder, list_table
+from appssl.ops.images.perceptual_hash import perceptual_hash
+from appssl.ops.images.selection import (
     Mix,
     divided,
     duplicate_ids,
@@ -37,12 +47,10 @@ from appssl.ops.image_selection import (
     select,
     true_kind,
 )
-from appssl.ops.image_shards import list_shards
-from appssl.ops.image_sheets import figures
-from appssl.ops.images import LARGEST_LIMIT, VERSION, BadImage, central_square, decode, largest_std, pixel_digest
+from appssl.ops.images.shards import list_shards
+from appssl.ops.images.sheets import figures
 from appssl.ops.label_noise import LabelNoise, with_wrong_labels
 from appssl.ops.paths import inside
-from appssl.ops.perceptual_hash import perceptual_hash
 from appssl.ops.split import GroupSplit, refuse_leak
 from appssl.ops.table_limits import refuse
 from appssl.settings import Settings

@@ -5,8 +5,8 @@ points become tiles centred on them. What is not kept, slide or tile, lies in th
 values that decided. Kept tiles are read once while they are prepared: unreadable regions are known before training.
 
 Coordinates are level-0 pixels of the slide. Pixels stay in the slides and are read when they are needed, or are packed
-into one array or tar files of JPEGs (`pixels`). How tiles are resampled is stated in `ops/slides.py`, what tissue is in
-`ops/tissue.py`.
+into one array or tar files of JPEGs (`pixels`). How tiles are resampled is stated in `ops/slides/slide.py`, what tissue
+is in `ops/slides/tissue.py`.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ from appssl.contracts import Meta, Quarantined
 from appssl.errors import NOT_JSON, DataError
 from appssl.ops.bag_assembly import CLASSES, Regions, in_regions
 from appssl.ops.paths import inside
-from appssl.ops.slide_draft import draft as draft  # of the domain, as `appssl new` asks for it
-from appssl.ops.slide_draft import listed as listed
-from appssl.ops.slide_figures import figures
-from appssl.ops.slide_files import SUFFIXES
-from appssl.ops.slide_pixels import (
+from appssl.ops.slides.draft import draft as draft  # of the domain, as `appssl new` asks for it
+from appssl.ops.slides.draft import listed as listed
+from appssl.ops.slides.figures import figures
+from appssl.ops.slides.files import SUFFIXES
+from appssl.ops.slides.pixels import (
     LazyTiles,
     PackedTiles,
     TarTiles,
@@ -43,14 +43,14 @@ from appssl.ops.slide_pixels import (
     color_statistics,
     pack,
 )
-from appssl.ops.slide_table import Columns, Points, copies, list_folder, list_points, list_slides
-from appssl.ops.slide_tiling import TiledSlide, Tiling, tile_slide
-from appssl.ops.slides import VERSION
+from appssl.ops.slides.slide import VERSION
+from appssl.ops.slides.table import Columns, Points, copies, list_folder, list_points, list_slides
+from appssl.ops.slides.tile_quality import SCORES, Quality
+from appssl.ops.slides.tiled_slides import TiledSlides
+from appssl.ops.slides.tiling import TiledSlide, Tiling, tile_slide
+from appssl.ops.slides.tissue import evenly
 from appssl.ops.split import GroupSplit, group_split, refuse_leak
 from appssl.ops.table_limits import refuse
-from appssl.ops.tile_quality import SCORES, Quality
-from appssl.ops.tiled_slides import TiledSlides
-from appssl.ops.tissue import evenly
 from appssl.settings import Settings
 
 _ROOT = "root.json"  # where the slides are on this machine; beside the manifest, not part of the result

@@ -16,11 +16,11 @@ import polars as pl
 from appssl.artifact import sha256_file, write_bytes, write_table, written_aside
 from appssl.contracts import Account
 from appssl.errors import AppsslError
-from appssl.ops.crawl_fetch import Limits
-from appssl.ops.crawl_journal import CrawlJournal, Result
-from appssl.ops.crawl_table import images, joined, outcomes, read_addresses
-from appssl.ops.crawl_workers import Options, fetch_all
-from appssl.ops.images import BadImage, decode
+from appssl.ops.crawl.fetch import Limits
+from appssl.ops.crawl.journal import CrawlJournal, Result
+from appssl.ops.crawl.table import images, joined, outcomes, read_addresses
+from appssl.ops.crawl.workers import Options, fetch_all
+from appssl.ops.images.decoding import BadImage, decode
 from appssl.stages.frame import locked
 
 JOURNAL = "journal.jsonl"

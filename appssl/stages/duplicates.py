@@ -10,7 +10,7 @@ from appssl.artifact import Artifact, write_table, written_aside
 from appssl.contracts import SPLITS
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError
-from appssl.ops.semantic_duplicates import NearDuplicates, near_duplicates
+from appssl.ops.images.semantic_duplicates import NearDuplicates, near_duplicates
 from appssl.stages.models import load_encoder, load_model, open_data
 
 TABLE = "semantic_duplicates.parquet"

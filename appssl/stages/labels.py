@@ -9,7 +9,7 @@ from appssl.artifact import ArtifactWriter
 from appssl.contracts import LABEL_COLUMNS, LABEL_KINDS
 from appssl.errors import AppsslError
 from appssl.evaluators.classification import binary_auroc
-from appssl.ops.decisions import settled
+from appssl.ops.images.decisions import settled
 from appssl.ops.journal import Journal
 
 

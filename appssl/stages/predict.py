@@ -16,7 +16,7 @@ from appssl.artifact import Artifact, ArtifactWriter, write_bytes, write_table, 
 from appssl.contracts import PreparedData, Quarantined, Views
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
-from appssl.ops.label_intervals import label_intervals
+from appssl.ops.signals.label_intervals import label_intervals
 from appssl.stages.bag_scores import bag_column, bag_probabilities, in_bags, tile_probabilities
 from appssl.stages.models import load_encoder, load_model, method, read_meta
 from appssl.stages.recommend import recommend

@@ -11,9 +11,9 @@ import torch
 from appssl.artifact import Artifact
 from appssl.contracts import Quarantined
 from appssl.errors import DataError
-from appssl.ops.reasons import nearest_in_history
+from appssl.ops.interactions.reasons import nearest_in_history
+from appssl.ops.interactions.topk import best_items, seen_matrix
 from appssl.ops.table_limits import UNREADABLE, checked, first_line
-from appssl.ops.topk import best_items, seen_matrix
 
 _REASONS = 3  # items of the history that are named for each recommended one; more than that nobody reads
 _COLUMNS = {

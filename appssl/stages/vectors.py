@@ -7,7 +7,7 @@ import polars as pl
 
 from appssl.artifact import Artifact, write_bytes, write_json, write_table, written_aside
 from appssl.errors import ArtifactError, DataError, SettingsError
-from appssl.ops.vector_index import build_index, load_faiss
+from appssl.ops.interactions.vector_index import build_index, load_faiss
 from appssl.stages.models import load_model
 
 INDEX, INDEX_IDS, INDEX_FACTS = "items.faiss", "items.faiss.ids.parquet", "items.faiss.json"
@@ -17,7 +17,7 @@ def export_vectors(model_dir: Path, out: Path, *, index: str | None = None) -> N
     """Writes `users.parquet` and `items.parquet` into a folder: id, and `embedding` (D,) float32.
 
     A score is the inner product of both. With index "faiss" there is also an index of the items, the ids of its rows,
-    in their order, and what it is (`ops/vector_index.py`).
+    in their order, and what it is (`ops/interactions/vector_index.py`).
 
     Args:
         model_dir: stage folder of a model.

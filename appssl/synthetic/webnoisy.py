@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageDraw
 
-from appssl.ops.image_index import OOD
+from appssl.ops.images.index import OOD
 
 CLASSES = ("cross", "disc", "ring", "square", "star", "triangle")
 WRONG, IRRELEVANT, COPIES, TEST = 0.20, 0.15, 0.03, 0.25  # shares; IRRELEVANT and WRONG of the training part

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import SettingsError
-from appssl.ops import pixels
+from appssl.ops.images import pixels
 from appssl.settings import Settings, nearest
 from appssl.views.image_two_crop import of_images
 

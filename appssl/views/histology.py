@@ -16,7 +16,7 @@ from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
-from appssl.ops import pixels
+from appssl.ops.images import pixels
 from appssl.settings import Settings
 
 # Optical density of red, green, blue for haematoxylin, eosin and DAB; rows are made unit vectors below.

@@ -5,7 +5,8 @@ Deviations: the default smallest crop is 0.2 of the area instead of 0.08, which 
 as in the paper for CIFAR-10. Images of at least twice the view's side are shrunk with area averaging, not bilinear.
 
 A view is a pure function of (image, generator): no state is shared between threads. What is random is drawn first, in
-`ops/image_draws.py`; the pixels follow from it, either image by image there, or in batches in `ops/drawn_views.py`.
+`ops/images/draws.py`; the pixels follow from it, either image by image there, or in batches in
+`ops/images/drawn_views.py`.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
-from appssl.ops import pixels
-from appssl.ops.drawn_views import DrawnViews, drawn_views
-from appssl.ops.image_draws import Drawn, Recipe, draw, rendered
+from appssl.ops.images import pixels
+from appssl.ops.images.drawn_views import DrawnViews, drawn_views
+from appssl.ops.images.draws import Drawn, Recipe, draw, rendered
 from appssl.settings import Settings
 
 

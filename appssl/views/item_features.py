@@ -1,4 +1,4 @@
-"""Views of an item: its feature tokens with some features masked and some tokens dropped (`ops/item_masks.py`).
+"""Views of an item: its feature tokens, some features masked and tokens dropped (`ops/interactions/item_masks.py`).
 
 Masks are drawn for each item. `masking: correlated` needs the mutual information of the features, which views do not
 know, and the paper draws one mask for a batch: both come from `sampler: one_mask`.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
-from appssl.ops.item_masks import ItemMasks, Masking
+from appssl.ops.interactions.item_masks import ItemMasks, Masking
 from appssl.settings import Settings
 
 

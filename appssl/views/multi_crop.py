@@ -17,7 +17,7 @@ from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
-from appssl.ops.drawn_views import DrawnViews, drawn_views
+from appssl.ops.images.drawn_views import DrawnViews, drawn_views
 from appssl.settings import Settings
 from appssl.views import image_two_crop
 

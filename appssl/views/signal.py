@@ -23,9 +23,7 @@ from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
-from appssl.ops.channels import vectors
-from appssl.ops.drawn_signals import Drawn, DrawnSignals, drawn_signals
-from appssl.ops.signal_changes import (
+from appssl.ops.signals.changes import (
     drawn_channels,
     drawn_factors,
     drawn_turns,
@@ -41,6 +39,8 @@ from appssl.ops.signal_changes import (
     warped_places,
     zeroed,
 )
+from appssl.ops.signals.channels import vectors
+from appssl.ops.signals.drawn_signals import Drawn, DrawnSignals, drawn_signals
 from appssl.settings import Settings, nearest
 
 _SMALLEST_STD = 1e-6  # keeps the normalized signal finite when a channel never changes

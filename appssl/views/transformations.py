@@ -17,7 +17,7 @@ from torch import Tensor
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
-from appssl.ops.signal_changes import jitter, permuted, rotated, scaling, time_warped, zeroed
+from appssl.ops.signals.changes import jitter, permuted, rotated, scaling, time_warped, zeroed
 from appssl.settings import Settings, nearest
 from appssl.views.signal import Config as SignalConfig
 from appssl.views.signal import build as build_signal

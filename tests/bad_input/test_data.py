@@ -9,8 +9,8 @@ import pytest
 
 from appssl.artifact import Artifact
 from appssl.remote.mirror import mirror
-from tests.ops.test_images import claiming_png
-from tests.ops.test_slides import header_only, write
+from tests.ops.images.test_decoding import claiming_png
+from tests.ops.slides.test_slide import header_only, write
 
 SLIDES = {"table": "slides.csv", "spacing_um": 1.0, "tile_px": 64, "group_by": "slide", "split": {"test": 0}}
 RECORDINGS = {"table": "recordings.csv", "window_seconds": 2.0, "split": {"test": 0}}

@@ -5,7 +5,7 @@ import polars as pl
 
 from appssl.artifact import ArtifactWriter
 from appssl.contracts import Meta
-from appssl.ops.interactions import popularity_slices
+from appssl.ops.interactions.statistics import popularity_slices
 from appssl.plan import MODELS, StageConfig
 from appssl.settings import validate
 from appssl.sources import recsys

@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from appssl.ops import slide_masks
-from appssl.ops.image_index import Columns
-from appssl.ops.image_shards import list_shards
-from appssl.ops.slide_masks import BadMask, read_mask, to_geojson
+from appssl.ops.images.index import Columns
+from appssl.ops.images.shards import list_shards
+from appssl.ops.slides import masks as slide_masks
+from appssl.ops.slides.masks import BadMask, read_mask, to_geojson
 from tests.fuzz.damage import fuzz, survives
 
 SIZE, SHAPE = (1000, 800), (80, 100)

@@ -6,12 +6,15 @@ import polars as pl
 import pytest
 
 from appssl.errors import DataError
-from appssl.ops import event_tables, image_index, interaction_items, slide_table
-from appssl.ops.crawl_table import read_addresses
-from appssl.ops.decisions import read_decisions
-from appssl.ops.recording_labels import label_names, read_intervals
-from appssl.ops.recording_tables import Columns, LongTable, RecordingTable
-from appssl.ops.recordings import BadRecording
+from appssl.ops.crawl.table import read_addresses
+from appssl.ops.images import index as image_index
+from appssl.ops.images.decisions import read_decisions
+from appssl.ops.interactions import event_tables
+from appssl.ops.interactions import items as interaction_items
+from appssl.ops.signals.recording_labels import label_names, read_intervals
+from appssl.ops.signals.recording_tables import Columns, LongTable, RecordingTable
+from appssl.ops.signals.recordings import BadRecording
+from appssl.ops.slides import table as slide_table
 from appssl.ops.table_limits import checked
 from tests.fuzz.damage import fuzz, parquet, survives
 

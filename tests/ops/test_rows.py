@@ -6,7 +6,7 @@ from lightning_fabric.utilities.apply_func import move_data_to_device
 
 from appssl.contracts import Meta
 from appssl.errors import DataError
-from appssl.ops.drawn_views import DrawnViews
+from appssl.ops.images.drawn_views import DrawnViews
 from appssl.ops.random import rng_for
 from appssl.ops.rows import batch_of_views, is_rendered_later, raw_samples, rendered, training_rows
 from appssl.views import histology, image_two_crop, multi_crop

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from appssl.errors import DataError
-from appssl.ops.decisions import read_decisions
+from appssl.ops.images.decisions import read_decisions
 from appssl.reports import review_decisions
 from appssl.reports.review_decisions import Decisions
 from tests.commands import environment

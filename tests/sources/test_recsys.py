@@ -4,7 +4,7 @@ import pytest
 
 from appssl.artifact import ArtifactWriter
 from appssl.errors import DataError, SettingsError
-from appssl.ops.event_tables import PROBLEMS, Columns, read_events
+from appssl.ops.interactions.event_tables import PROBLEMS, Columns, read_events
 from appssl.settings import validate
 from appssl.sources import recsys
 from appssl.sources.recsys import Config, build, draft

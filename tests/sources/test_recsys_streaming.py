@@ -6,7 +6,7 @@ import pytest
 
 from appssl.artifact import ArtifactWriter
 from appssl.errors import DataError, SettingsError
-from appssl.ops import interaction_partitions as partitions
+from appssl.ops.interactions import partitions
 from appssl.settings import validate
 from appssl.sources import recsys
 from appssl.sources.recsys import Config, build

@@ -11,11 +11,11 @@ from polars.testing import assert_frame_equal
 
 from appssl.artifact import ArtifactWriter
 from appssl.errors import AppsslError, DataError, SettingsError
-from appssl.ops import sample_store
+from appssl.ops.signals import sample_store
 from appssl.settings import validate
 from appssl.sources.wearable import Config, build, draft, for_new_data
 from appssl.synthetic import wearable as made
-from tests.ops.test_clock_correction import body, worn
+from tests.ops.signals.test_clock_correction import body, worn
 from tests.real_data import DATA, real_data
 
 MADE = {"table": "recordings.csv", "labels": "labels.csv"}

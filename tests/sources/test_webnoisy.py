@@ -12,7 +12,7 @@ from PIL import Image
 
 from appssl.artifact import ArtifactWriter
 from appssl.errors import DataError, SettingsError
-from appssl.ops.image_index import OOD
+from appssl.ops.images.index import OOD
 from appssl.settings import validate
 from appssl.sources.webnoisy import Config, build, draft, for_new_data
 from appssl.synthetic import webnoisy as crawl

@@ -14,14 +14,14 @@ import tifffile
 
 from appssl.artifact import ArtifactWriter
 from appssl.errors import DataError, SettingsError
-from appssl.ops import slides as slides_module
 from appssl.ops.bags import index_bags
-from appssl.ops.slide_files import slide_sha256
-from appssl.ops.slides import geometry, open_slide, read_tile
+from appssl.ops.slides import slide as slide_module
+from appssl.ops.slides.files import slide_sha256
+from appssl.ops.slides.slide import geometry, open_slide, read_tile
 from appssl.settings import validate
 from appssl.sources.wsi import Config, build, draft, for_new_data
 from appssl.synthetic import wsi as drawn
-from tests.ops.test_slides import damaged, header_only, write
+from tests.ops.slides.test_slide import damaged, header_only, write
 from tests.real_data import DATA, on_real_data
 
 BASE = {"table": "slides.csv", "spacing_um": 1.0, "tile_px": 64, "points": {"table": "points.csv"}}
@@ -424,7 +424,7 @@ def test_tiles_of_no_bytes_are_left_out_and_never_white(own, tmp_path):
 
 
 def test_a_slide_without_lower_levels_gives_the_same_tiles(own, tmp_path):
-    image = np.asarray(slides_module.Image.open(own / "slides/slide00.tif"))
+    image = np.asarray(slide_module.Image.open(own / "slides/slide00.tif"))
     write(own / "slides/flat.tif", image, levels=1, jpeg=False)
     write(own / "slides/pyramid.tif", image, levels=3, jpeg=False)
     table(own, [("flat", "slides/flat.tif"), ("pyramid", "slides/pyramid.tif")])
@@ -436,7 +436,7 @@ def test_a_slide_without_lower_levels_gives_the_same_tiles(own, tmp_path):
 
 def test_the_content_counts_and_not_the_suffix(own, tmp_path):
     shutil.copy(own / "slides/slide00.tif", own / "slides/renamed.svs")
-    slides_module.Image.new("RGB", (300, 300)).save(own / "slides/picture.png")
+    slide_module.Image.new("RGB", (300, 300)).save(own / "slides/picture.png")
     (own / "slides/picture.png").rename(own / "slides/picture.svs")
     rows = [("renamed", "slides/renamed.svs", None), ("picture", "slides/picture.svs", 0.5)]
     table(own, rows, ("slide_id", "path", "mpp"))

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from appssl.errors import AppsslError, DataError, SettingsError
-from appssl.ops import crawl_connection
-from appssl.ops.crawl_fetch import Limits
-from appssl.ops.crawl_table import address_key
-from appssl.ops.crawl_workers import Options
+from appssl.ops.crawl import connection as crawl_connection
+from appssl.ops.crawl.fetch import Limits
+from appssl.ops.crawl.table import address_key
+from appssl.ops.crawl.workers import Options
 from appssl.stages.crawl import crawl
 from appssl.version import __version__
 from tests.crawl_server import drips, endless, first, picture, redirects, sends, serving, slowly, status

@@ -5,7 +5,7 @@ import pytest
 from appssl.artifact import Artifact
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError
-from appssl.ops.semantic_duplicates import NearDuplicates
+from appssl.ops.images.semantic_duplicates import NearDuplicates
 from appssl.stages.duplicates import as_table, duplicates
 from appssl.stages.models import load_encoder, open_data
 

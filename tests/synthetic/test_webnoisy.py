@@ -6,7 +6,7 @@ import time
 import polars as pl
 import pytest
 
-from appssl.ops.image_index import OOD
+from appssl.ops.images.index import OOD
 from appssl.synthetic.webnoisy import CLASSES, make
 
 

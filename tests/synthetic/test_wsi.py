@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from appssl.ops.slides import BadSlide, geometry, open_slide, overview, read_tile
+from appssl.ops.slides.slide import BadSlide, geometry, open_slide, overview, read_tile
 from appssl.synthetic.wsi import MPP, make, mask_of
 
 

@@ -11,8 +11,8 @@ import torch
 
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
-from appssl.ops import pixels as operations
-from appssl.ops.image_draws import Jitter, crop_box, draw_jitter, jittered
+from appssl.ops.images import pixels as operations
+from appssl.ops.images.draws import Jitter, crop_box, draw_jitter, jittered
 from appssl.ops.random import rng_for
 from appssl.samplers import bss
 from appssl.settings import validate
@@ -120,7 +120,9 @@ def test_jitter_equals_albumentations_with_the_same_factors():
         single[number] = [(1.3, 1.3), (0.7, 0.7), (1.2, 1.2), (0.05, 0.05)][number]
         expected = A.ColorJitter(*single, p=1.0)(image=expected)["image"]
     ours = jittered(picture(), Jitter(1.3, 0.7, 1.2, 0.05, (0, 1, 2, 3)))
-    difference = np.abs(ours.astype(int) - expected)  # each of the four is within one level: tests/ops/test_pixels.py
+    difference = np.abs(
+        ours.astype(int) - expected
+    )  # each of the four is within one level: tests/ops/images/test_pixels.py
     assert difference.mean() < 1.5
     assert np.quantile(difference, 0.99) <= 5
 
@@ -185,7 +187,7 @@ def test_views_for_the_device_are_drawn_as_those_of_the_loader(size):
     assert [tuple(view.shape) for view in made] == [(32, 3, size, size)] * 3
     one_by_one = [views(size=size, **RANDOM).views(image, rng_for(0, 1, n)) for n, image in enumerate(images)]
     apart = np.abs(levels(made) - levels(zip(*one_by_one, strict=True)))
-    assert apart.mean() <= 0.5  # the tolerance of tests/ops/test_drawn_views.py, where it is reasoned
+    assert apart.mean() <= 0.5  # the tolerance of tests/ops/images/test_drawn_views.py, where it is reasoned
     assert np.quantile(apart, 0.99) <= 4
 
 

@@ -8,9 +8,8 @@ import torch
 
 from appssl.contracts import Meta
 from appssl.errors import DataError, SettingsError
-from appssl.ops.channels import vectors
 from appssl.ops.random import rng_for
-from appssl.ops.signal_changes import (
+from appssl.ops.signals.changes import (
     dropped,
     jitter,
     permuted,
@@ -20,6 +19,7 @@ from appssl.ops.signal_changes import (
     scaling,
     time_warped,
 )
+from appssl.ops.signals.channels import vectors
 from appssl.settings import validate
 from appssl.views.signal import Config, build
 

@@ -17,6 +17,7 @@ from appssl.artifact import write_bytes
 from appssl.workflow import num_workers
 
 _WITH_DEVICES = ("pretrain", "finetune")
+_WITH_WORKERS = ("pretrain", "pseudolabel", "finetune", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def _stage(plan: Mapping[str, Any], results: Path, place: str, writing: Writing)
         words += [f"--{kind}", f"{compared}={results / other}" if compared else results / other]
     needs = planned["needs"]
     if stage in _WITH_DEVICES:
-        words += ["--devices", needs["gpus"], "--strategy", needs["strategy"], "--workers", num_workers(planned)]
+        words += ["--devices", needs["gpus"], "--strategy", needs["strategy"]]
+    if stage in _WITH_WORKERS:
+        words += ["--workers", num_workers(planned)]
     command = writing.call(*words, "--out", results / place)
     return Job(place, command, results / "logs" / f"{place}.log", list(planned["inputs"].values()), needs)

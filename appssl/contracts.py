@@ -332,6 +332,9 @@ class Learner(Protocol):
     A finetuner (`finetuners/<name>.py`) is a learner too: it reads `input` and `target`, exports the classifier, and
     may offer `examples(config, data, views, seed) -> Examples` in its file when it is not trained on labelled samples,
     or `labelled_examples(config, labelled) -> Examples` when it sees more than one view of these.
+    Where its config has `features: once`, `backbone` stays as it is and the examples have `rows` (N,) int64, all that
+    they read: the features of these are computed before, the examples read them as samples, and the learner is given a
+    `backbone` that hands them on.
     The classifier has `backbone`, `classify(features (B, F)) -> (B, K)` and, for data with bags,
     `bag_probabilities(features (L, F)) -> (K,)`.
     """

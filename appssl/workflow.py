@@ -42,8 +42,9 @@ def manifest_inputs(plan: Mapping[str, Any], stage: Mapping[str, Any]) -> list[s
 
 
 def num_workers(stage: Mapping[str, Any]) -> int:
-    """Processes that make batches for a planned training: the CPUs beside each GPU, or beyond those of its threads."""
-    needs, threads = stage["needs"], stage["settings"]["fit"]["threads"]
+    """Processes that make batches for a planned stage: the CPUs beside each GPU, or beyond those of its threads."""
+    needs, settings = stage["needs"], stage["settings"]
+    threads = settings["fit"]["threads"] if "fit" in settings else settings["threads"]
     count: int = max(1, needs["cpus"] // needs["gpus"] - 1) if needs["gpus"] else max(0, needs["cpus"] - threads)
     return count
 

@@ -74,7 +74,9 @@ def pretrain(
     _done(stage(wanted, data, out, start_dir=start, **machine, workers=workers).folder)
 
 
-def pseudolabel(config: Config, data: Data, encoder: Encoder, out: Out, accelerator: Accelerator = "auto") -> None:
+def pseudolabel(
+    config: Config, data: Data, encoder: Encoder, out: Out, accelerator: Accelerator = "auto", workers: Workers = 0
+) -> None:
     """Clean or invent labels. Example: appssl pseudolabel --config c.yaml --data data --encoder enc --out labels"""
     from appssl.errors import SettingsError
     from appssl.plan import read_config
@@ -82,7 +84,8 @@ def pseudolabel(config: Config, data: Data, encoder: Encoder, out: Out, accelera
 
     if encoder is None:
         raise SettingsError("--encoder is needed: labels are judged on the encoder's features.")
-    _done(stage(read_config(config, "pseudolabel"), data, encoder, out, accelerator=accelerator).folder)
+    wanted = read_config(config, "pseudolabel")
+    _done(stage(wanted, data, encoder, out, accelerator=accelerator, workers=workers).folder)
 
 
 def finetune(
@@ -123,6 +126,7 @@ def evaluate(
     model: Annotated[Path | None, typer.Option("--model", help="Folder of the fine-tuned model.")] = None,
     compare: Annotated[list[str] | None, typer.Option("--compare", help="NAME=FOLDER of another evaluation.")] = None,
     accelerator: Accelerator = "auto",
+    workers: Workers = 0,
 ) -> None:
     """Measure on the test part. Example: appssl evaluate --config c.yaml --data data --model model --out evaluate"""
     from appssl.plan import read_config
@@ -130,8 +134,8 @@ def evaluate(
 
     others = {name: Path(folder) for name, _, folder in (pair.partition("=") for pair in compare or [])}
     wanted = read_config(config, "evaluate")
-    artifact = stage(wanted, data, out, encoder_dir=encoder, model_dir=model, compare=others, accelerator=accelerator)
-    _done(artifact.folder)
+    inputs: dict[str, Any] = {"encoder_dir": encoder, "model_dir": model, "compare": others}
+    _done(stage(wanted, data, out, **inputs, accelerator=accelerator, workers=workers).folder)
 
 
 def report(

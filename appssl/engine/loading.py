@@ -3,13 +3,14 @@
 import signal
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from appssl.contracts import Batch, Examples, PreparedData, Views
@@ -133,6 +134,20 @@ def batches(examples: Examples, order: Order, *, start: int, stop: int, workers:
     return _loaded(_Steps(examples, order), numbers, workers=workers, pin=pin)
 
 
+class _PlainRows:
+    """Plain views of rows (N,) int64: {input}."""
+
+    def __init__(self, data: PreparedData, rows: np.ndarray, views: Views) -> None:
+        self.data, self.rows, self.views = data, rows, views
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def plain(self, indices: np.ndarray) -> Batch:
+        made = [self.views.plain(sample) for sample in raw_samples(self.data, self.rows[indices])]
+        return {"input": torch.stack(made)}
+
+
 class _Plain(Dataset[Batch]):
     """Plain batches numbered by their first example."""
 
@@ -143,7 +158,7 @@ class _Plain(Dataset[Batch]):
         return self.examples.plain(np.arange(first, min(first + self.batch_size, len(self.examples))))
 
 
-def plain_batches(examples: Examples, batch_size: int, *, workers: int, pin: bool) -> Generator[Batch]:
+def plain_batches(examples: Any, batch_size: int, *, workers: int, pin: bool) -> Generator[Batch]:
     """All examples once, in order, in plain batches of at most `batch_size`."""
     return _loaded(_Plain(examples, batch_size), range(0, len(examples), batch_size), workers=workers, pin=pin)
 
@@ -195,19 +210,42 @@ def embed(
     batch_size: int = 256,
     threads: int = 2,
     accelerator: str = "auto",
+    workers: int = 0,
 ) -> np.ndarray:
-    """Output (N, F) float32 of a network for the plain views of rows (N,) int64; evaluation mode, no gradient."""
+    """Output (N, F) float32 of a network for the plain views of rows (N,) int64; evaluation mode, no gradient.
+
+    Args:
+        workers: processes that make the batches; 0: this one.
+    Raises:
+        DataError: if there are no rows.
+    """
+    if not len(rows):
+        raise DataError("there are no rows to embed.")
+    how: dict[str, Any] = {"batch_size": batch_size, "threads": threads, "accelerator": accelerator, "workers": workers}
+    return np.concatenate(list(embedded(model, data, rows, views, **how)))
+
+
+def embedded(
+    model: nn.Module,
+    data: PreparedData,
+    rows: np.ndarray,
+    views: Views,
+    *,
+    batch_size: int,
+    threads: int,
+    accelerator: str,
+    workers: int,
+) -> Iterator[np.ndarray]:
+    """What `embed` gives, batch by batch."""
     torch.set_num_threads(threads)
     device = device_of(accelerator)
     model = model.to(device).eval()
-    parts: list[Tensor] = []
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch_size):
-            inputs = [views.plain(sample) for sample in raw_samples(data, rows[start : start + batch_size])]
-            parts.append(model(torch.stack(inputs).to(device)).float().cpu())
-    if not parts:
-        raise DataError("there are no rows to embed.")
-    return torch.cat(parts).numpy()
+    examples = _PlainRows(data, rows, views)
+    with closing(plain_batches(examples, batch_size, workers=workers, pin=device.type == "cuda")) as found:
+        for batch in found:
+            with torch.inference_mode():
+                features = model(batch["input"].to(device, non_blocking=True)).float().cpu().numpy()
+            yield features
 
 
 def device_of(accelerator: str) -> torch.device:

@@ -9,7 +9,7 @@ Deviations: softmax over any number of classes instead of one sigmoid; V and U h
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from appssl import registry
@@ -26,8 +26,19 @@ class Config(Settings):
     attention_dim: int = Field(128, ge=1, description="width of the attention's hidden layer, L in the paper")
     gated: bool = Field(True, description="with the sigmoid gate of equation 9; false: equation 8")
     freeze: bool = Field(False, description="keep the encoder as it is; large slides need this")
+    features: Literal["every_epoch", "once"] = Field(
+        "every_epoch",
+        description="of the encoder: of other augmented views in every epoch; or if it is frozen once, of tiles as "
+        "they are",
+    )
     backbone_lr_scale: float = Field(1.0, ge=0, description="learning rate of the encoder / that of the rest")
     class_weight: Literal["none", "balanced"] = Field("none", description="weight of classes of bags in the loss")
+
+    @model_validator(mode="after")
+    def _frozen(self) -> "Config":
+        if self.features == "once" and not self.freeze:
+            raise ValueError("features: once is for an encoder that stays as it is: set freeze: true")
+        return self
 
 
 class GatedAttention(nn.Module):

@@ -17,6 +17,11 @@ from appssl.settings import Settings
 
 class Config(Settings):
     name: Literal["linear_probe"] = "linear_probe"
+    features: Literal["every_epoch", "once"] = Field(
+        "every_epoch",
+        description="of the encoder: of other augmented views in every epoch; or once, of samples as they are, so that "
+        "training takes little longer with a large encoder",
+    )
     standardize: bool = Field(True, description="standardize features over the batch (running statistics at test time)")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     class_weight: Literal["none", "balanced"] = Field("none", description="weight of classes in the loss")

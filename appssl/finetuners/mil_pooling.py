@@ -9,7 +9,7 @@ its maximum.
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from appssl import registry
@@ -25,8 +25,19 @@ class Config(Settings):
     sampler: Method("samplers") = Field("bags", description="how many tiles of a bag are seen")  # type: ignore[valid-type]
     pooling: Literal["mean", "max"] = Field("mean", description="over features (mean) or over scores of tiles (max)")
     freeze: bool = Field(False, description="keep the encoder as it is; large slides need this")
+    features: Literal["every_epoch", "once"] = Field(
+        "every_epoch",
+        description="of the encoder: of other augmented views in every epoch; or if it is frozen once, of tiles as "
+        "they are",
+    )
     backbone_lr_scale: float = Field(1.0, ge=0, description="learning rate of the encoder / that of the classifier")
     class_weight: Literal["none", "balanced"] = Field("none", description="weight of classes of bags in the loss")
+
+    @model_validator(mode="after")
+    def _frozen(self) -> "Config":
+        if self.features == "once" and not self.freeze:
+            raise ValueError("features: once is for an encoder that stays as it is: set freeze: true")
+        return self
 
 
 class MILPooling(nn.Module):

@@ -34,6 +34,11 @@ class Bags:
     def __len__(self) -> int:
         return len(self.bags)
 
+    @property
+    def rows(self) -> np.ndarray:
+        """(N,) int64: all tiles of all bags."""
+        return self.bags.rows
+
     def batch(self, indices: np.ndarray, *, seed: int, epoch: int) -> Batch:
         """`index` is the first row of each bag; `input` (B, L, ...), `mask` (B, L), `target` (B,)."""
         limit = self.config.tiles_per_bag

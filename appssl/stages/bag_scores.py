@@ -1,4 +1,4 @@
-"""Probabilities of bags (slides) from the features of their rows."""
+"""Scores of rows and bags (slides) from the features of rows."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -28,11 +28,11 @@ def bag_probabilities(model: Any, features: np.ndarray, offsets: np.ndarray) -> 
     return np.stack(found)
 
 
-def tile_probabilities(model: Any, features: np.ndarray) -> np.ndarray:
+def class_logits(model: Any, features: np.ndarray) -> np.ndarray:
     """(N, K) float32 from features (N, F)."""
     model = model.cpu().eval()
     with torch.inference_mode():
-        found: np.ndarray = model.classify(torch.from_numpy(features)).softmax(1).numpy()
+        found: np.ndarray = model.classify(torch.from_numpy(features)).float().numpy()
     return found
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from torch import nn
 
 from appssl import registry
 from appssl.artifact import Artifact, ArtifactWriter
 from appssl.contracts import BagScores, Metric, PreparedData, Ranked, Scored, TrainedStage, Views
+from appssl.engine.features import Features
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
 from appssl.ops.bags import index_bags
@@ -20,7 +22,7 @@ from appssl.ops.journal import Journal
 from appssl.ops.per_sample import from_columns, to_columns
 from appssl.plan import StageConfig
 from appssl.stages.adapt import adapt_to
-from appssl.stages.bag_scores import bag_probabilities
+from appssl.stages.bag_scores import bag_probabilities, class_logits
 from appssl.stages.continual import trained_stages
 from appssl.stages.frame import Inputs, run_stage
 from appssl.stages.models import load_encoder, load_model, open_data
@@ -39,6 +41,7 @@ def evaluate(
     model_dir: Path | None = None,
     compare: Mapping[str, Path] | None = None,
     accelerator: str = "auto",
+    workers: int = 0,
 ) -> Artifact:
     """Measures a model, or an encoder alone by its neighbors.
 
@@ -51,10 +54,11 @@ def evaluate(
 
     def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
         torch.set_num_threads(config.settings.threads)
+        how = {"threads": config.settings.threads, "accelerator": accelerator, "workers": workers}
         others = {name: inputs[f"compare:{name}"] for name in compare or {}}
         data = open_data(inputs["data"])
         measure = _ranking if data.meta.task == "ranking" else _classification
-        metrics, comparison = measure(config, data, inputs, others, writer, accelerator)
+        metrics, comparison = measure(config, data, inputs, others, writer, how)
         writer.json("metrics.json", {name: {k: vars(m) for k, m in found.items()} for name, found in metrics.items()})
         writer.json("comparison.json", comparison)
         journal.metrics(1, _flat(metrics))
@@ -82,10 +86,10 @@ def _classification(
     inputs: Inputs,
     others: dict[str, Artifact],
     writer: ArtifactWriter,
-    accelerator: str,
+    how: Mapping[str, Any],
 ) -> tuple[dict[str, dict[str, Metric]], list[dict[str, Any]]]:
     settings = config.settings
-    scored, adapted = _score(config, data, inputs, accelerator)
+    scored, adapted = _score(config, data, inputs, how)
     if adapted is not None:
         writer.json("adapted.json", adapted)
     if any(hasattr(registry.load("evaluators", each.name), "NEEDS_STAGES") for each in settings.evaluators):
@@ -112,32 +116,32 @@ def _classification(
 
 
 def _score(
-    config: StageConfig, data: PreparedData, inputs: Inputs, accelerator: str
+    config: StageConfig, data: PreparedData, inputs: Inputs, how: Mapping[str, Any]
 ) -> tuple[Scored, dict[str, Any] | None]:
     """What evaluators see, and what was found where the model was adapted to the test inputs."""
-    threads = config.settings.threads
     table = evaluation_table(data)
     rows = table["index"].to_numpy().astype(np.int64)
-    adapted = rescored = probabilities = features = train_features = train_target = None
-    model = None
+    adapted = rescored = probabilities = bags = train_features = train_target = encoded = None
     if "model" in inputs:
-        model, views, _ = load_model(inputs["model"])
+        model, views, about = load_model(inputs["model"])
         if config.settings.adapt:
-            adapted = adapt_to(model, data, rows, views, seed=config.seed, accelerator=accelerator)
-        rescored = _rescoring(model, data, rows, views, threads, accelerator)
-        probabilities = rescored(lambda sample: sample)
+            adapted = adapt_to(model, data, rows, views, seed=config.seed, accelerator=how["accelerator"])
+        encoded = Features(model.backbone, data, views, how)
+        probabilities = _probabilities(class_logits(model, encoded.of(rows)))
+        bags = _score_bags(model, data, encoded) if "bag" in data.meta.facts else None
+        rescored = _rescoring(model, data, rows, views, how)
     if "encoder" in inputs:
-        encoder, views, _ = load_encoder(inputs["encoder"])
-    else:
-        assert model is not None
-        encoder = model.backbone
-    features = embed(encoder, data, rows, views, threads=threads, accelerator=accelerator)
+        encoder, views, of_encoder = load_encoder(inputs["encoder"])
+        if encoded is None or not _is_same(encoder, of_encoder, encoded.network, about):
+            encoded = Features(encoder, data, views, how)
+    assert encoded is not None
+    features = encoded.of(rows)
     train = data.samples.filter((pl.col("split") == "train") & pl.col("label").is_not_null())
     if len(train) > _MAX_TRAIN_FEATURES:
         train = train.gather_every(-(-len(train) // _MAX_TRAIN_FEATURES))
     if not train.is_empty():
         train_rows = train["index"].to_numpy().astype(np.int64)
-        train_features = embed(encoder, data, train_rows, views, threads=threads, accelerator=accelerator)
+        train_features = encoded.of(train_rows)
         train_target = class_numbers(train["label"], data.meta.classes)
     scored = Scored(
         ids=table["id"].to_numpy(),
@@ -149,7 +153,7 @@ def _score(
         train_features=train_features,
         train_target=train_target,
         columns=table,
-        bags=_score_bags(model, data, views, threads, accelerator) if "bag" in data.meta.facts and model else None,
+        bags=bags,
         facts=data.meta.facts,
         rescored=rescored,
     )
@@ -179,25 +183,40 @@ class _Changed:
         return self._change(self._data.read(row))
 
 
+def _is_same(first: nn.Module, about: Mapping[str, Any], second: nn.Module, about_second: Mapping[str, Any]) -> bool:
+    """Whether two encoders give the same features: a model may have left its encoder as it was."""
+    seen = {"backbone": about["backbone"], "views": about["views"], "meta": about["meta"]}
+    other = {**about_second, "meta": about_second.get("views_meta", about_second["meta"])}
+    if any(other[key] != value for key, value in seen.items()):
+        return False
+    weights, others = first.state_dict(), second.state_dict()
+    return weights.keys() == others.keys() and all(torch.equal(weights[k], others[k].cpu()) for k in weights)
+
+
 def _rescoring(
-    model: Any, data: PreparedData, rows: np.ndarray, views: Views, threads: int, accelerator: str
+    model: Any, data: PreparedData, rows: np.ndarray, views: Views, how: Mapping[str, Any]
 ) -> Callable[[Callable[[Any], Any]], np.ndarray]:
     """Maps a change of raw samples to the probabilities (N, K) float64 of a classifier for the changed rows."""
 
     def rescored(change: Callable[[Any], Any]) -> np.ndarray:
         changed = _Changed(data, change)
-        logits = embed(model, changed, rows, views, threads=threads, accelerator=accelerator).astype(np.float64)
-        exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: np.ndarray = exponent / exponent.sum(axis=1, keepdims=True)
-        return probabilities
+        return _probabilities(embed(model, changed, rows, views, **how))
 
     return rescored
 
 
-def _score_bags(model: Any, data: PreparedData, views: Views, threads: int, accelerator: str) -> BagScores:
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax (N, K) float64."""
+    logits = logits.astype(np.float64)
+    exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = exponent / exponent.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _score_bags(model: Any, data: PreparedData, encoded: Features) -> BagScores:
     """Probabilities of every labelled bag of the test part, from all of its tiles."""
     bags = index_bags(data.samples.filter(pl.col("split") == "test"), data.meta.facts, data.meta.classes)
-    features = embed(model.backbone, data, bags.rows, views, threads=threads, accelerator=accelerator)
+    features = encoded.of(bags.rows)
     return BagScores(bags.names, bags.groups, bags.targets, bag_probabilities(model, features, bags.offsets))
 
 
@@ -281,7 +300,7 @@ def _ranking(
     inputs: Inputs,
     others: dict[str, Artifact],
     writer: ArtifactWriter,
-    accelerator: str,
+    how: Mapping[str, Any],
 ) -> tuple[dict[str, dict[str, Metric]], list[dict[str, Any]]]:
     settings = config.settings
     if "model" not in inputs:

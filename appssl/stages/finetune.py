@@ -11,6 +11,7 @@ import torch
 from appssl import registry
 from appssl.artifact import Artifact, ArtifactWriter
 from appssl.contracts import Context, Examples, PreparedData, Views
+from appssl.engine.features import in_place_of
 from appssl.engine.fit import fit
 from appssl.engine.loading import LabelledExamples
 from appssl.errors import DataError
@@ -47,19 +48,26 @@ def finetune(
     def work(inputs: Inputs, writer: ArtifactWriter, journal: Journal) -> dict[str, Any]:
         data = limited(open_data(inputs["data"]), settings.where, field="finetune.where")
         torch.manual_seed(config.seed)
-        backbone, views, about = _backbone(settings, inputs, data)
+        encoder, views, about = _backbone(settings, inputs, data)
         module = registry.load("finetuners", settings.finetuner.name)
+        once = getattr(settings.finetuner, "features", None) == "once"
+        read, seen, backbone = in_place_of(data, views, encoder) if once else (data, views, encoder)
         labelled = None
         if hasattr(module, "examples"):
-            examples: Examples = module.examples(settings.finetuner, data, views, config.seed)
+            examples: Examples = module.examples(settings.finetuner, read, seen, config.seed)
         else:
-            examples = labelled = _labelled(config, data, views, inputs.get("labels"))
+            examples = labelled = _labelled(config, read, seen, inputs.get("labels"))
             if hasattr(module, "labelled_examples"):
                 examples = module.labelled_examples(settings.finetuner, labelled)
+        facts: dict[str, Any] = {}
+        if once:
+            how = {"threads": settings.fit.threads, "accelerator": accelerator, "workers": workers}
+            rows, file = examples.rows, out / "state" / "features.f32"  # type: ignore[attr-defined]
+            facts["feature_seconds"] = read.compute(encoder, rows, views, file, how=how)
         context = Context(
             meta=data.meta,
             backbone=backbone,
-            input_shape=views.input_shape,
+            input_shape=seen.input_shape,
             num_samples=len(examples),
             facts=examples.facts,
         )
@@ -76,6 +84,8 @@ def finetune(
             strategy=strategy,
             workers=workers,
         )
+        if once:
+            learner.backbone = encoder.requires_grad_(False)
         # The encoder may come from other data: views are scaled as there, classes and bags are those of this data.
         own = {"meta": asdict(data.meta), "source": inputs["data"].json("source.json")}
         about = {**about, "views_meta": about["meta"], **own}
@@ -89,6 +99,7 @@ def finetune(
             write_labels(labels, known, data.meta.classes, writer, journal, step=after)
         journal.model("model.json")
         return {
+            **facts,
             "num_examples": len(examples),
             "num_steps": result.num_steps,
             "micro_batches": result.micro_batches,

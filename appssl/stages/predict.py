@@ -17,7 +17,7 @@ from appssl.contracts import PreparedData, Quarantined, Views
 from appssl.engine.loading import embed
 from appssl.errors import ArtifactError, DataError
 from appssl.ops.signals.label_intervals import label_intervals
-from appssl.stages.bag_scores import bag_column, bag_probabilities, in_bags, tile_probabilities
+from appssl.stages.bag_scores import bag_column, bag_probabilities, class_logits, in_bags
 from appssl.stages.models import load_encoder, load_model, method, read_meta
 from appssl.stages.recommend import recommend
 from appssl.stages.slide_features import file_names, write_hdf5
@@ -86,7 +86,7 @@ def _write_bags(
 ) -> None:
     table, offsets = in_bags(data, column)
     features = embed(model.backbone, data, table["index"].to_numpy(), views, accelerator=accelerator)
-    tiles = tile_probabilities(model, features)
+    tiles = torch.from_numpy(class_logits(model, features)).softmax(1).numpy()
     names = table.group_by(column, maintain_order=True).agg(pl.len().alias("num_tiles"))
     judged = _judged(names, bag_probabilities(model, features, offsets), classes)
     _write(judged, out)

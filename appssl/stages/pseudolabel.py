@@ -20,7 +20,7 @@ from appssl.stages.rows import take_fraction
 
 
 def pseudolabel(
-    config: StageConfig, data_dir: Path, encoder_dir: Path, out: Path, *, accelerator: str = "auto"
+    config: StageConfig, data_dir: Path, encoder_dir: Path, out: Path, *, accelerator: str = "auto", workers: int = 0
 ) -> Artifact:
     """Labels the training part.
 
@@ -35,7 +35,8 @@ def pseudolabel(
         data = open_data(inputs["data"])
         encoder, views, _ = load_encoder(inputs["encoder"])
         rows = training_rows(data.samples)
-        features = embed(encoder, data, rows, views, threads=settings.threads, accelerator=accelerator)
+        how: dict[str, Any] = {"threads": settings.threads, "accelerator": accelerator, "workers": workers}
+        features = embed(encoder, data, rows, views, **how)
         known = _hide_labels(data.samples[rows], settings.label_fraction or 1.0, config.seed)
         table = known.select("id", "group", "label", "split").with_columns(
             embedding=pl.Series(features.astype(np.float32), dtype=pl.Array(pl.Float32, features.shape[1]))

@@ -152,6 +152,14 @@ def test_embedding_equals_the_network_on_plain_views_whatever_the_batch(batch_si
     np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-6)
 
 
+def test_workers_embed_the_same():
+    alone, helped = (
+        embed(network(), Data(), ROWS, Views(), batch_size=3, threads=1, accelerator="cpu", workers=workers)
+        for workers in (0, 2)
+    )
+    assert np.array_equal(alone, helped)
+
+
 def test_nothing_to_embed_is_an_error():
     with pytest.raises(DataError, match="no rows to embed"):
         embed(network(), Data(), ROWS[:0], Views(), threads=1, accelerator="cpu")

@@ -4,13 +4,15 @@ import json
 
 import polars as pl
 import pytest
+import torch
 
-from appssl.artifact import ArtifactWriter
+from appssl.artifact import Artifact, ArtifactWriter
 from appssl.contracts import LABEL_COLUMNS
+from appssl.errors import SettingsError
 from appssl.plan import MODELS, StageConfig
 from appssl.settings import validate
 from appssl.stages.finetune import finetune
-from appssl.stages.models import load_model, open_data
+from appssl.stages.models import load_encoder, load_model, open_data
 
 
 def config(finetuner, **values):
@@ -87,3 +89,44 @@ def test_the_model_of_such_a_finetuner_is_built_again(crawl, tmp_path):
     model, _, about = load_model(train(crawl, tmp_path, {"name": "tests.stages.judging"}))
     assert about["facts"]["num_rows"] == 16
     assert not model.training
+
+
+STILL = {"views": {"name": "tests.stages.still_views"}}
+
+
+def test_features_computed_once_train_what_features_of_every_epoch_train(crawl, tmp_path):
+    """Where views do not change, there is no difference; the model has the whole encoder, as it was."""
+    made = {
+        how: train(crawl, tmp_path / how, {"name": "linear_probe", "features": how}, **STILL)
+        for how in ("once", "every_epoch")
+    }
+    once, anew = (load_model(artifact)[0].state_dict() for artifact in made.values())
+    assert once.keys() == anew.keys()
+    assert any(name.startswith("backbone.") for name in once)
+    for name, weights in once.items():
+        torch.testing.assert_close(weights, anew[name], rtol=1e-4, atol=1e-5)
+    assert json.loads((tmp_path / "once/run.json").read_text())["feature_seconds"] > 0
+
+
+def test_features_are_kept_of_an_encoder_that_stays_as_it_is(crawl, tmp_path):
+    """The encoder of a pretraining, with views that it was trained with: augmented otherwise, here as they are."""
+    run = finetune(
+        config({"name": "linear_probe", "features": "once"}),
+        crawl.data.folder,
+        tmp_path,
+        encoder_dir=crawl.run / "pretrain",
+        accelerator="cpu",
+    )
+    encoder, views, _ = load_encoder(Artifact.open(crawl.run / "pretrain", "encoder"))
+    model, seen, _ = load_model(run)
+    sample = open_data(crawl.data).read(0)
+    with torch.no_grad():
+        own = model.backbone(seen.plain(sample)[None])
+        torch.testing.assert_close(own, encoder(views.plain(sample)[None]))
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("finetuner", ["abmil", "mil_pooling"])
+def test_features_of_a_trained_encoder_are_not_kept(finetuner):
+    with pytest.raises(SettingsError, match="features: once is for an encoder that stays as it is: set freeze: true"):
+        config({"name": finetuner, "features": "once"})

@@ -13,8 +13,10 @@ rule evaluate:
         mem_mb=needs("evaluate", "mem_mb"),
         runtime=needs("evaluate", "minutes"),
         gpu=needs("evaluate", "gpus"),
+        workers=needs("evaluate", "workers"),
     params:
         options=options("evaluate"),
         out=subpath(output.manifest, parent=True),
     shell:
-        "appssl evaluate --config {input.config:q} {params.options} --out {params.out:q} 2> {log:q}"
+        "appssl evaluate --config {input.config:q} {params.options} --workers {resources.workers}"
+        " --out {params.out:q} 2> {log:q}"

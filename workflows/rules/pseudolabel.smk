@@ -13,8 +13,10 @@ rule pseudolabel:
         mem_mb=needs("pseudolabel", "mem_mb"),
         runtime=needs("pseudolabel", "minutes"),
         gpu=needs("pseudolabel", "gpus"),
+        workers=needs("pseudolabel", "workers"),
     params:
         options=options("pseudolabel"),
         out=subpath(output.manifest, parent=True),
     shell:
-        "appssl pseudolabel --config {input.config:q} {params.options} --out {params.out:q} 2> {log:q}"
+        "appssl pseudolabel --config {input.config:q} {params.options} --workers {resources.workers}"
+        " --out {params.out:q} 2> {log:q}"

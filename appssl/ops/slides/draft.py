@@ -43,7 +43,10 @@ def draft(table: Path) -> dict[str, Any]:
         "quick": {"data.source.limit_slides": 8, "data.source.limit_tiles": 40, "pretrain.fit.epochs": 1},
     }
     if labelled:
-        recipe["finetune"] = {"finetuner": {"name": "abmil", "freeze": True}, "fit": {"epochs": 20, "batch_size": 4}}
+        recipe["finetune"] = {
+            "finetuner": {"name": "abmil", "freeze": True, "features": "once"},
+            "fit": {"epochs": 20, "batch_size": 4},
+        }
         recipe["evaluate"] = {"evaluators": ["mil"]}
         recipe["quick"]["finetune.fit.epochs"] = 1
     return recipe

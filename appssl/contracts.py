@@ -402,8 +402,9 @@ class Evaluator(Protocol):
     """Built by `evaluators/<name>.py: build(config)`. DESCRIPTIONS: {metric: (low, high, +1 if larger is better)}.
 
     A module may have `paired(first, second, *, num_bootstrap, seed)`, which compares two `Scored` of the same samples.
-    If that needs more than probabilities, PER_SAMPLE names it, and what is built has `per_sample(scored)`, which gives
-    it: it is kept in `predictions.parquet`, and comes back in `Scored.per_sample`.
+    If that needs more than probabilities, PER_SAMPLE names it, also by patterns such as `class_after_*`, and what is
+    built has `per_sample(scored)`, which gives it: it is kept in `predictions.parquet`, and comes back in
+    `Scored.per_sample`.
     """
 
     def evaluate(self, result: Any, *, num_bootstrap: int, seed: int) -> dict[str, Metric]: ...

@@ -16,13 +16,14 @@ Source: Singh et al., Beyond Cosine Decay, CoLLAs 2025, arXiv 2503.02844 (averag
 Deviations: the best earlier accuracy is over stages that had seen the part.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from appssl.contracts import Metric, Scored
 from appssl.errors import DataError
-from appssl.evaluators.classification import as_metrics
+from appssl.evaluators.classification import as_metrics, same_samples
 from appssl.ops.bootstrap import bootstrap_statistic, divide, group_codes, sum_per_group
 from appssl.settings import Settings
 
@@ -31,6 +32,7 @@ DESCRIPTIONS = {
     "forgetting": (-1.0, 1.0, -1),
     "loss_rise": (-np.inf, np.inf, -1),
 }
+PER_SAMPLE = ("in_stage_*", "class_after_*")
 NEEDS_STAGES = True  # `Scored.stages` is given to evaluators that say so
 
 
@@ -40,39 +42,80 @@ class Config(Settings):
 
 class Forgetting:
     def evaluate(self, scored: Scored, *, num_bootstrap: int, seed: int) -> dict[str, Metric]:
-        """
-        Raises:
-            DataError: without a chain of stages, or if a stage has no test samples.
-        """
+        """See `per_sample` for errors."""
+        found = _measured(scored, [self.per_sample(scored)], num_bootstrap, seed)
         stages = scored.stages
-        if not stages:
-            raise DataError("forgetting needs a model on an encoder with pretrain.onward or pretrain.after.")
-        empty = [stage.recipe for stage in stages if not stage.own.any()]
-        if empty:
-            raise DataError(f"forgetting: no test samples are of the stage {', '.join(empty)} (pretrain.where).")
-        codes, num_groups = group_codes(scored.groups)
-        pairs = [(s, t) for s in range(len(stages)) for t in range(s + 1)]
-        right = [(stages[s].probabilities.argmax(1) == scored.target) & stages[t].own for s, t in pairs]
-        columns = np.stack([*right, *(stage.own for stage in stages)], axis=1).astype(np.float64)
-
-        def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
-            found = {(s, t): divide(sums[:, i], sums[:, len(pairs) + t]) for i, (s, t) in enumerate(pairs)}
-            return _summary(found, len(stages))
-
-        sums = sum_per_group(columns, codes, num_groups)
-        metrics = as_metrics(bootstrap_statistic(sums, statistic, num=num_bootstrap, seed=seed), num_groups)
         rises = [
             now - then
             for t, (stage, now) in enumerate(zip(stages[:-1], stages[-1].losses, strict=False))
             if now is not None and (then := stage.losses[t]) is not None
         ]
         if rises:
-            metrics["loss_rise"] = Metric(float(np.mean(rises)), None, None, num_groups)
-        return metrics
+            found["loss_rise"] = Metric(float(np.mean(rises)), None, None, len(np.unique(scored.groups)))
+        return found
+
+    def per_sample(self, scored: Scored) -> dict[str, np.ndarray]:
+        """in_stage_T (N,) float64, 1 for rows of the part of stage T; class_after_S (N,) int64, predicted after S.
+
+        Raises:
+            DataError: without a chain of stages, or if a stage has no test samples.
+        """
+        if not scored.stages:
+            raise DataError("forgetting needs a model on an encoder with pretrain.onward or pretrain.after.")
+        empty = [stage.recipe for stage in scored.stages if not stage.own.any()]
+        if empty:
+            raise DataError(f"forgetting: no test samples are of the stage {', '.join(empty)} (pretrain.where).")
+        found: dict[str, np.ndarray] = {}
+        for number, stage in enumerate(scored.stages, 1):
+            found[f"in_stage_{number}"] = stage.own.astype(np.float64)
+            found[f"class_after_{number}"] = stage.probabilities.argmax(1)
+        return found
 
 
 def build(config: Config) -> Forgetting:
     return Forgetting()
+
+
+def paired(first: Scored, second: Scored, *, num_bootstrap: int, seed: int) -> dict[str, Metric]:
+    """first - second for every metric but loss_rise, on the same resamples of the same samples; {} if one of them has
+    no chain, or one of other stages.
+
+    Raises:
+        DataError: if ids, groups, targets or classes of the two differ.
+    """
+    same_samples(first, second)
+    ours, theirs = first.per_sample, second.per_sample
+    parts = _parts(ours)
+    if not parts or len(parts) != len(_parts(theirs)) or not all(map(np.array_equal, parts, _parts(theirs))):
+        return {}
+    return _measured(first, [ours, theirs], num_bootstrap, seed)
+
+
+def _parts(known: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Which rows are of the part of each stage, in order."""
+    return [known[f"in_stage_{t + 1}"] for t in range(sum(name.startswith("in_stage_") for name in known))]
+
+
+def _measured(
+    scored: Scored, chains: Sequence[Mapping[str, np.ndarray]], num_bootstrap: int, seed: int
+) -> dict[str, Metric]:
+    """Metrics of one chain, or of the first minus the second; both are of the same stages."""
+    codes, num_groups = group_codes(scored.groups)
+    parts = _parts(chains[0])
+    num_stages = len(parts)
+    pairs = [(s, t) for s in range(num_stages) for t in range(s + 1)]
+    right = [(chain[f"class_after_{s + 1}"] == scored.target) * parts[t] for chain in chains for s, t in pairs]
+    sums = sum_per_group(np.stack([*parts, *right], axis=1), codes, num_groups)
+
+    def statistic(sums: np.ndarray) -> dict[str, np.ndarray]:
+        of_chains = []
+        for start in range(num_stages, sums.shape[1], len(pairs)):
+            shares = {(s, t): divide(sums[:, start + i], sums[:, t]) for i, (s, t) in enumerate(pairs)}
+            of_chains.append(_summary(shares, num_stages))
+        ours, *others = of_chains
+        return {name: values - others[0][name] for name, values in ours.items()} if others else ours
+
+    return as_metrics(bootstrap_statistic(sums, statistic, num=num_bootstrap, seed=seed), num_groups)
 
 
 def _summary(accuracy: dict[tuple[int, int], np.ndarray], num_stages: int) -> dict[str, np.ndarray]:

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 
 from appssl.contracts import Scored, TrainedStage
 from appssl.errors import DataError
-from appssl.evaluators.forgetting import Config, build
+from appssl.evaluators.forgetting import PER_SAMPLE, Config, build, paired
+from appssl.ops.per_sample import from_columns, to_columns
 
 LOSSES = ((1.0,), (1.3, 0.9), (1.5, 1.1, 0.8))
 
@@ -82,3 +86,40 @@ def test_a_model_without_stages_and_a_stage_without_test_samples_are_refused():
     nobody = TrainedStage("r9", np.zeros(90, bool), one.stages[0].probabilities, (1.0,))
     with pytest.raises(DataError, match=r"no test samples are of the stage r9"):
         evaluated(Scored(**{**vars(one), "stages": (nobody, one.stages[1])}))
+
+
+def kept(scored):
+    return replace(scored, per_sample=build(Config()).per_sample(scored))
+
+
+@pytest.mark.parametrize("num_stages", [2, 3])
+def test_chains_are_compared_sample_by_sample(num_stages):
+    first, second = kept(chain(num_stages)), kept(chain(num_stages, seed=1))
+    found = paired(first, second, num_bootstrap=200, seed=0)
+    ours, theirs = by_hand(first), by_hand(second)
+    assert found["average_accuracy"].value == pytest.approx(ours[0] - theirs[0])
+    assert found["forgetting"].value == pytest.approx(ours[1] - theirs[1])
+    assert found["after_2_on_1"].value == pytest.approx(ours[2](1, 0) - theirs[2](1, 0))
+    assert "loss_rise" not in found
+
+
+def test_a_chain_differs_from_itself_by_nothing():
+    scored = kept(chain())
+    for metric in paired(scored, scored, num_bootstrap=50, seed=0).values():
+        assert (metric.value, metric.low, metric.high) == (0, 0, 0)
+
+
+def test_chains_of_other_stages_are_not_compared():
+    scored = chain()
+    others = [chain(2), replace(scored, stages=scored.stages[::-1])]
+    for other in [*map(kept, others), scored]:
+        assert paired(kept(scored), other, num_bootstrap=50, seed=0) == {}
+        assert paired(other, kept(scored), num_bootstrap=50, seed=0) == {}
+
+
+def test_what_is_kept_comes_back_from_a_table():
+    scored = kept(chain())
+    table = pl.DataFrame(to_columns(scored.per_sample, scored.classes))
+    back = from_columns(table, PER_SAMPLE, scored.classes)
+    assert back.keys() == scored.per_sample.keys()
+    assert all(np.array_equal(back[name], values) for name, values in scored.per_sample.items())

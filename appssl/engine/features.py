@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,8 @@ class FeatureData:
         """
         begun = time.monotonic()
         wanted = np.unique(rows)
-        try:
-            with _alone(file.with_suffix(".lock")):
-                self._append(network, wanted, views, file, how)
-        except OSError as error:
-            raise AppsslError(
-                f"{file}: features cannot be written: {error.strerror}. {len(wanted):,} samples need "
-                f"{len(wanted) * self.width * 4 / 1e9:.2f} GB there; free some space and run the same command again."
-            ) from error
+        with _alone(file.with_suffix(".lock")):
+            self._append(network, wanted, views, file, how)
         self._values = np.memmap(file, np.float32, "r", shape=(len(wanted), self.width))
         self._place[wanted] = np.arange(len(wanted))
         network.cpu()
@@ -87,19 +82,29 @@ class FeatureData:
         if size == len(rows) * self.width * 4:
             return
         begun = said = time.monotonic()
-        with file.open("ab") as stream:
+        with file.open("ab", buffering=0) as stream:
             stream.truncate(done * self.width * 4)
             first = done
             for features in embedded(network, self._data, rows[first:], views, batch_size=_BATCH, **how):
-                stream.write(np.ascontiguousarray(features, np.float32).data)
+                self._write(stream, features, len(rows))
                 done += len(features)
                 now = time.monotonic()
                 if now - said > _SECONDS_BETWEEN_LINES:
                     left = (now - begun) * (len(rows) - done) / (done - first)
                     print(f"features {done:,}/{len(rows):,}  {left / 60:.0f} min left", file=sys.stderr)
                     said = now
-            stream.flush()
             os.fsync(stream.fileno())
+
+    def _write(self, stream: FileIO, features: np.ndarray, num_rows: int) -> None:
+        left = memoryview(features.astype(np.float32, copy=False).tobytes())
+        try:
+            while left:
+                left = left[stream.write(left) :]
+        except OSError as error:
+            raise AppsslError(
+                f"{stream.name}: features cannot be written: {error.strerror}. {num_rows:,} samples need "
+                f"{num_rows * self.width * 4 / 1e9:.2f} GB there; free some space and run the same command again."
+            ) from error
 
     def read(self, row: int) -> np.ndarray:
         found: np.ndarray = self._values[self._place[row]]

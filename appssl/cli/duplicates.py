@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from appssl.cli.options import Accelerator, Data, Json
+from appssl.cli.options import Accelerator, Data, Json, Loading
 
 
 def command(
@@ -19,6 +19,7 @@ def command(
         bool, typer.Option("--refuse-leak", help="Exit code 3 if near-duplicates are in different parts.")
     ] = False,
     accelerator: Accelerator = "auto",
+    workers: Loading = None,
     as_json: Json = False,
 ) -> None:
     """Find near-duplicate images. Example: appssl duplicates results/webnoisy/demo/s0 --data results/data/KEY"""
@@ -27,7 +28,7 @@ def command(
     from appssl.errors import DataError
     from appssl.stages.duplicates import duplicates
 
-    found = duplicates(encoder, data, out, threshold=threshold, accelerator=accelerator)
+    found = duplicates(encoder, data, out, threshold=threshold, accelerator=accelerator, workers=workers)
     leaks, size = found.leaks, len(found.table)
     if as_json:
         counts = {"images": found.num_images, "near_duplicates": size, "groups": found.num_groups}

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from appssl.cli.options import Accelerator
+from appssl.cli.options import Accelerator, Loading
 from appssl.cli.predict import report_left_out
 
 
@@ -30,6 +30,7 @@ def command(
         str | None, typer.Option("--index", help="faiss: also an index of the vectors of items, to search in.")
     ] = None,
     accelerator: Accelerator = "auto",
+    workers: Loading = None,
 ) -> None:
     """Encoder features for new data. Example: appssl embed results/wsi/demo/s0 new.csv --out features.parquet"""
     from appssl.errors import SettingsError
@@ -42,4 +43,4 @@ def command(
         return
     if index is not None:
         raise SettingsError(f"--index {index} is of the items of a ranking model: leave out the table {table}.")
-    report_left_out(embed_table(model, table, out, accelerator=accelerator), out)
+    report_left_out(embed_table(model, table, out, accelerator=accelerator, workers=workers), out)

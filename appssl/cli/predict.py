@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from appssl.cli.options import Accelerator
+from appssl.cli.options import Accelerator, Loading
 
 
 def command(
@@ -14,11 +14,12 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="File to write, .parquet or .csv.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Items per user, for ranking; each with reasons.")] = 20,
     accelerator: Accelerator = "auto",
+    workers: Loading = None,
 ) -> None:
     """Apply a finished model to new data. Example: appssl predict results/wsi/demo/s0 new.csv --out scores.csv"""
     from appssl.stages.predict import predict
 
-    report_left_out(predict(model, table, out, top_k=top_k, accelerator=accelerator), out)
+    report_left_out(predict(model, table, out, top_k=top_k, accelerator=accelerator, workers=workers), out)
 
 
 def report_left_out(left: list[Any], out: Path) -> None:

@@ -1,5 +1,6 @@
 """Batches as a pure function of (seed, step): the same for any number of workers or devices, and after a resume."""
 
+import os
 import signal
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -210,17 +211,19 @@ def embed(
     batch_size: int = 256,
     threads: int = 2,
     accelerator: str = "auto",
-    workers: int = 0,
+    workers: int | None = None,
 ) -> np.ndarray:
     """Output (N, F) float32 of a network for the plain views of rows (N,) int64; evaluation mode, no gradient.
 
     Args:
-        workers: processes that make the batches; 0: this one.
+        workers: processes that make the batches; 0: this one; None: beside a GPU as many as there are other CPUs.
     Raises:
         DataError: if there are no rows.
     """
     if not len(rows):
         raise DataError("there are no rows to embed.")
+    if workers is None:
+        workers = _other_cpus() if device_of(accelerator).type == "cuda" else 0
     how: dict[str, Any] = {"batch_size": batch_size, "threads": threads, "accelerator": accelerator, "workers": workers}
     return np.concatenate(list(embedded(model, data, rows, views, **how)))
 
@@ -246,6 +249,11 @@ def embedded(
             with torch.inference_mode():
                 features = model(batch["input"].to(device, non_blocking=True)).float().cpu().numpy()
             yield features
+
+
+def _other_cpus() -> int:
+    """CPUs that this process may use beside its own, at most 16."""
+    return min(16, len(os.sched_getaffinity(0)) - 1)
 
 
 def device_of(accelerator: str) -> torch.device:

@@ -63,7 +63,7 @@ class Probe:
         """rank_me of the projections (of the features without a projector), rank_me_features, and where labels allow it
         knn_accuracy and linear_accuracy. Empty where features are not finite, which the training notices itself.
         """
-        how: dict[str, Any] = {"threads": self.threads, "accelerator": self.accelerator}
+        how: dict[str, Any] = {"threads": self.threads, "accelerator": self.accelerator, "workers": 0}
         features = embed(self.learner.export(), self.data, self.rows, self.views, **how)
         embeddings = self._projected(features)
         self.learner.train()

@@ -35,7 +35,13 @@ class Found:
 
 
 def duplicates(
-    encoder_dir: Path, data_dir: Path, out: Path, *, threshold: float = 0.97, accelerator: str = "auto"
+    encoder_dir: Path,
+    data_dir: Path,
+    out: Path,
+    *,
+    threshold: float = 0.97,
+    accelerator: str = "auto",
+    workers: int | None = None,
 ) -> Found:
     """Writes `semantic_duplicates.parquet` and `.csv`: group, id, split, label, similarity, nearest, leak.
 
@@ -45,7 +51,7 @@ def duplicates(
 
     Args:
         encoder_dir: an encoder or model artifact, or a run that holds one. data_dir: a data artifact of images.
-        threshold: cosine from which two images are near-duplicates, in (0, 1].
+        threshold: cosine from which two images are near-duplicates, in (0, 1]. workers: as for `engine.loading.embed`.
     """
     data = open_data(Artifact.open(data_dir, "data"))
     artifact = encoder_of(encoder_dir)
@@ -54,7 +60,7 @@ def duplicates(
     else:
         model, views, _ = load_model(artifact)
         encoder = model.backbone
-    features = embed(encoder, data, np.arange(len(data.samples)), views, accelerator=accelerator)
+    features = embed(encoder, data, np.arange(len(data.samples)), views, accelerator=accelerator, workers=workers)
     features -= features.mean(axis=0, dtype=np.float64).astype(np.float32)
     parts = np.array([SPLITS.index(name) for name in data.samples["split"]])
     table = as_table(near_duplicates(features, parts, threshold=threshold), data.samples)

@@ -48,7 +48,13 @@ def load_array_model(folder: Path) -> ArrayModel:
 
 
 def predict(
-    model_dir: Path, table: Path, out: Path, *, top_k: int = 20, accelerator: str = "auto"
+    model_dir: Path,
+    table: Path,
+    out: Path,
+    *,
+    top_k: int = 20,
+    accelerator: str = "auto",
+    workers: int | None = None,
 ) -> list[Quarantined]:
     """Writes predictions for a new table: id, group, prediction, confidence and a probability per class; for ranking
     the best `top_k` items of every user, with reasons.
@@ -66,13 +72,14 @@ def predict(
         frame, left = recommend(artifact, model, table, top_k)
         _write(frame, out)
         return left
+    how: dict[str, Any] = {"accelerator": accelerator, "workers": workers}
     with prepared(about, table, str(artifact.folder / "model.json")) as (data, left):
         column = bag_column(about["meta"]["facts"], data.samples)
         if column is not None:
-            _write_bags(model, data, views, column, about["meta"]["classes"], out, accelerator)
+            _write_bags(model, data, views, column, about["meta"]["classes"], out, how)
             return left
         rows = np.arange(len(data.samples))
-        logits = torch.as_tensor(embed(model, data, rows, views, accelerator=accelerator))
+        logits = torch.as_tensor(embed(model, data, rows, views, **how))
         known = data.samples.drop("label", "true_label", "split", "index")
         probabilities, classes = torch.softmax(logits, dim=1).numpy(), about["meta"]["classes"]
         _write(_judged(known, probabilities, classes), out)
@@ -82,10 +89,10 @@ def predict(
 
 
 def _write_bags(
-    model: Any, data: PreparedData, views: Views, column: str, classes: list[str], out: Path, accelerator: str
+    model: Any, data: PreparedData, views: Views, column: str, classes: list[str], out: Path, how: dict[str, Any]
 ) -> None:
     table, offsets = in_bags(data, column)
-    features = embed(model.backbone, data, table["index"].to_numpy(), views, accelerator=accelerator)
+    features = embed(model.backbone, data, table["index"].to_numpy(), views, **how)
     tiles = torch.from_numpy(class_logits(model, features)).softmax(1).numpy()
     names = table.group_by(column, maintain_order=True).agg(pl.len().alias("num_tiles"))
     judged = _judged(names, bag_probabilities(model, features, offsets), classes)
@@ -122,7 +129,9 @@ def _judged(known: pl.DataFrame, probabilities: np.ndarray, classes: list[str]) 
     )
 
 
-def embed_table(model_dir: Path, table: Path, out: Path, *, accelerator: str = "auto") -> list[Quarantined]:
+def embed_table(
+    model_dir: Path, table: Path, out: Path, *, accelerator: str = "auto", workers: int | None = None
+) -> list[Quarantined]:
     """Writes encoder features for a new table: id, group, and `embedding` (F,) float32 (Parquet) or f0.. (CSV).
 
     An `out` without a suffix is a folder, which gets an HDF5 file per slide. For ranking the table is one of items.
@@ -137,7 +146,7 @@ def embed_table(model_dir: Path, table: Path, out: Path, *, accelerator: str = "
         model, views, about = load_model(Artifact.open(folder, "model"))
         encoder = model.backbone
     with prepared(about, table, str(folder)) as (data, left):
-        features = embed(encoder, data, np.arange(len(data.samples)), views, accelerator=accelerator)
+        features = embed(encoder, data, np.arange(len(data.samples)), views, accelerator=accelerator, workers=workers)
         frame = data.samples.drop("label", "true_label", "split", "index")
         if not out.suffix:
             write_hdf5(frame, features, dict(data.meta.facts), out)

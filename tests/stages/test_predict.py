@@ -58,6 +58,13 @@ def test_features_are_those_of_the_encoder_for_a_run_an_encoder_or_a_model(crawl
     np.testing.assert_allclose(csv.to_numpy(), tables[0]["embedding"].to_numpy(), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("apply", [predict, embed_table])
+def test_workers_that_load_the_data_change_nothing(crawl, new, tmp_path, apply):
+    for workers in (0, 2):
+        apply(crawl.run, new, tmp_path / f"{workers}.parquet", accelerator="cpu", workers=workers)
+    assert (tmp_path / "0.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
+
+
 def test_the_served_model_maps_arrays_to_probabilities(crawl):
     model = load_array_model(crawl.run / "finetune")
     found = model.predict_array(np.zeros((2, 3, 16, 16), dtype=np.float32))

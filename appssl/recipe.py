@@ -190,7 +190,7 @@ class Report(Settings):
 class Need(Settings):
     """What a stage needs of a machine. Never re-runs anything."""
 
-    cpus: int = Field(2, ge=1, description="CPU cores; those beyond fit.threads, or beside a GPU, make batches")
+    cpus: int = Field(2, ge=1, description="CPU cores; those beyond threads, or beside a GPU, make batches")
     gpus: int = Field(0, ge=0, description="GPUs; with more than one, a training process for each")
     strategy: Literal["auto", "ddp", "fsdp"] = Field(
         "auto", description="how training uses several GPUs: a copy of the model on each, or fsdp: a part of it on each"

@@ -48,3 +48,8 @@ def test_nothing_to_run_is_told():
 def test_cpus_that_do_not_compute_make_batches(cpus, gpus, threads, workers):
     stage = {"needs": {"cpus": cpus, "gpus": gpus}, "settings": {"fit": {"threads": threads}}}
     assert num_workers(stage) == workers
+
+
+def test_stages_that_are_no_training_have_threads_of_their_own():
+    assert num_workers({"needs": {"cpus": 6, "gpus": 0}, "settings": {"threads": 2}}) == 4
+    assert num_workers({"needs": {"cpus": 6, "gpus": 1}, "settings": {"threads": 2}}) == 5

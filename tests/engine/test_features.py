@@ -1,6 +1,9 @@
 """Features of a frozen network: each sample passes it once, also when the computation was killed on the way."""
 
+import multiprocessing
+import os
 import resource
+import time
 
 import numpy as np
 import polars as pl
@@ -12,7 +15,8 @@ from appssl.contracts import Meta
 from appssl.engine.features import FeatureData, Features, in_place_of
 from appssl.engine.loading import embed
 from appssl.errors import AppsslError
-from tests.bags import PlainViews
+from appssl.samplers.bags import Config, build
+from tests.bags import BagData, PlainViews
 
 HOW = {"threads": 1, "accelerator": "cpu", "workers": 0}
 
@@ -116,3 +120,36 @@ def test_a_full_disk_is_told_with_what_is_needed(tmp_path):
     assert np.array_equal(
         computed(Network(), np.arange(600), tmp_path / "f").read_many(np.arange(600)), expected(np.arange(600))
     )
+
+
+def test_bags_are_made_of_features(tmp_path):
+    """Four bags of five tiles; each tile passes the network once, however often its bag is asked for."""
+    bags, network = BagData(4, 5), Network()
+    data, views, _ = in_place_of(bags, PlainViews(), network)
+    examples = build(Config(tiles_per_bag=8), data, views)
+    data.compute(network, examples.rows, PlainViews(), tmp_path / "f", how=HOW)
+    for epoch in range(3):
+        batch = examples.batch(np.array([2, 0]), seed=0, epoch=epoch)
+        assert batch["mask"].all()
+        wanted = embed(Network(), bags, np.r_[10:15, 0:5], PlainViews(), **HOW).reshape(2, 5, 3)
+        close(batch["input"].sort(dim=1).values.numpy(), np.sort(wanted, axis=1))
+    assert network.passed == 20
+
+
+def _compute(file, seconds):
+    network = Network()
+    network.register_forward_hook(lambda *_: time.sleep(seconds))
+    computed(network, np.arange(600), file)
+    file.with_name(f"passed-{os.getpid()}").write_text(str(network.passed))
+
+
+def test_one_of_several_processes_computes_and_the_others_wait(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_compute, args=(tmp_path / "f", 0.3)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(int(found.read_text()) for found in tmp_path.glob("passed-*")) == [0, 600]
+    assert np.array_equal(np.fromfile(tmp_path / "f", np.float32).reshape(600, 3), expected(np.arange(600)))

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from appssl.ops.images.selection import hash_order
+from appssl.ops.sheet import Sheet
 
 _CELL, _TEXT, _NAME = 0.75, 0.26, 1.3  # inches: side of a tile, its caption, the name of a line
 _GREY = 200
@@ -24,16 +25,6 @@ class Tile:
 
     image: np.ndarray | None
     caption: str = ""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A figure for the report."""
-
-    file: str
-    title: str
-    caption: str
-    content: bytes
 
 
 def figures(units: pl.DataFrame, image_of: Callable[[Row], np.ndarray]) -> list[Sheet]:

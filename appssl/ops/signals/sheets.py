@@ -2,12 +2,12 @@
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from appssl.ops.sheet import Sheet
 from appssl.ops.signals.window_accounts import KEPT
 
 if TYPE_CHECKING:
@@ -17,16 +17,6 @@ _EXAMPLES, _CLASSES, _CHANNELS = 3, 8, 3  # at most: windows of a class, classes
 _SESSIONS = 6  # at most, whose clocks are shown
 _SUBJECTS, _NAME = 40, 30  # at most: subjects, letters of a name
 _STYLE: Any = {"font.size": 7, "legend.frameon": False, "lines.linewidth": 0.7, "text.parse_math": False}
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A figure for the report."""
-
-    file: str
-    title: str
-    caption: str
-    content: bytes
 
 
 def figures(samples: pl.DataFrame, signal: np.ndarray, classes: Sequence[str], facts: dict[str, Any]) -> list[Sheet]:

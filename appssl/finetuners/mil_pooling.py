@@ -7,73 +7,36 @@ Multiple Instance Learning, ICML 2018, arXiv 1802.04712, section 2.2. Deviations
 its maximum.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from appssl import registry
 from appssl.contracts import Batch, Context, Examples, PreparedData, Step, Views
-from appssl.ops.classify import Classifier, class_weights, slower_encoder, weighted_cross_entropy
-from appssl.ops.pooling import features_of_bags, masked_max, masked_mean
+from appssl.ops.bag_classifier import BagClassifier, BagSettings
+from appssl.ops.classify import Classifier
+from appssl.ops.pooling import masked_max, masked_mean
 from appssl.registry import Method
-from appssl.settings import Settings
 
 
-class Config(Settings):
+class Config(BagSettings):
     name: Literal["mil_pooling"] = "mil_pooling"
     sampler: Method("samplers") = Field("bags", description="how many tiles of a bag are seen")  # type: ignore[valid-type]
     pooling: Literal["mean", "max"] = Field("mean", description="over features (mean) or over scores of tiles (max)")
-    freeze: bool = Field(False, description="keep the encoder as it is; large slides need this")
-    features: Literal["every_epoch", "once"] = Field(
-        "every_epoch",
-        description="of the encoder: of other augmented views in every epoch; or if it is frozen once, of tiles as "
-        "they are",
-    )
-    backbone_lr_scale: float = Field(1.0, ge=0, description="learning rate of the encoder / that of the classifier")
-    class_weight: Literal["none", "balanced"] = Field("none", description="weight of classes of bags in the loss")
-
-    @model_validator(mode="after")
-    def _frozen(self) -> "Config":
-        if self.features == "once" and not self.freeze:
-            raise ValueError("features: once is for an encoder that stays as it is: set freeze: true")
-        return self
 
 
-class MILPooling(nn.Module):
-    is_mean_over_samples = True
-
+class MILPooling(BagClassifier):
     def __init__(self, config: Config, context: Context) -> None:
-        super().__init__()
-        width, num_classes = int(context.backbone.num_features), len(context.meta.classes)  # type: ignore[arg-type]
-        self.backbone = context.backbone.requires_grad_(not config.freeze)
-        self.frozen = config.freeze
-        self.head = nn.Linear(width, num_classes)
+        super().__init__(config, context)
+        self.head = nn.Linear(self.width, self.num_classes)
         self.pooling = config.pooling
-        self.backbone_lr_scale = config.backbone_lr_scale
-        self.register_buffer("class_weight", class_weights(context.facts, config.class_weight, num_classes))
-
-    def param_groups(self) -> list[dict[str, Any]]:
-        return slower_encoder([self.backbone], [self.head], self.backbone_lr_scale)
-
-    def train(self, mode: bool = True) -> "MILPooling":
-        super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
-        return self
 
     def forward(self, batch: Batch) -> Step:
-        """Loss of `input` (B, L, ...) with `mask` (B, L) and labels of bags `target` (B,)."""
-        features = features_of_bags(self.backbone, batch["input"], batch["mask"])
-        logits = pooled_logits(self.head, features, batch["mask"], self.pooling)
-        loss = weighted_cross_entropy(
-            logits,
-            batch["target"],
-            sample_weight=logits.new_ones(len(logits)),
-            class_weight=self.class_weight,  # type: ignore[arg-type]
-            smoothing=0.0,
-        )
-        return Step(loss, {"accuracy": (logits.argmax(1) == batch["target"]).float().mean()})
+        return Step(*self.loss_and_metrics(batch))
+
+    def logits_of_bags(self, features: Tensor, mask: Tensor) -> Tensor:
+        return pooled_logits(self.head, features, mask, self.pooling)
 
     def export(self) -> nn.Module:
         return PoolingClassifier(self.backbone, self.head, self.pooling)

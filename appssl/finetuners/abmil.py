@@ -16,6 +16,7 @@ from appssl import registry
 from appssl.contracts import Batch, Context, Examples, PreparedData, Step, Views
 from appssl.ops.bag_classifier import BagClassifier, BagSettings
 from appssl.ops.classify import Classifier
+from appssl.ops.pooling import features_of_bags
 from appssl.registry import Method
 
 
@@ -49,10 +50,10 @@ class ABMIL(BagClassifier):
         self.head = nn.Linear(self.width, self.num_classes)
 
     def forward(self, batch: Batch) -> Step:
-        return Step(*self.loss_and_metrics(batch))
-
-    def logits_of_bags(self, features: Tensor, mask: Tensor) -> Tensor:
-        return attended(self.attention, self.head, features, mask)[0]
+        """Loss of `input` (B, L, ...) with `mask` (B, L) and labels of bags `target` (B,)."""
+        features = features_of_bags(self.backbone, batch["input"], batch["mask"])
+        logits, _ = attended(self.attention, self.head, features, batch["mask"])
+        return Step(*self.loss_and_metrics(logits, batch["target"]))
 
     def export(self) -> nn.Module:
         return AttentionClassifier(self.backbone, self.attention, self.head)

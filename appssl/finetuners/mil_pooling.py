@@ -16,7 +16,7 @@ from appssl import registry
 from appssl.contracts import Batch, Context, Examples, PreparedData, Step, Views
 from appssl.ops.bag_classifier import BagClassifier, BagSettings
 from appssl.ops.classify import Classifier
-from appssl.ops.pooling import masked_max, masked_mean
+from appssl.ops.pooling import features_of_bags, masked_max, masked_mean
 from appssl.registry import Method
 
 
@@ -33,10 +33,10 @@ class MILPooling(BagClassifier):
         self.pooling = config.pooling
 
     def forward(self, batch: Batch) -> Step:
-        return Step(*self.loss_and_metrics(batch))
-
-    def logits_of_bags(self, features: Tensor, mask: Tensor) -> Tensor:
-        return pooled_logits(self.head, features, mask, self.pooling)
+        """Loss of `input` (B, L, ...) with `mask` (B, L) and labels of bags `target` (B,)."""
+        features = features_of_bags(self.backbone, batch["input"], batch["mask"])
+        logits = pooled_logits(self.head, features, batch["mask"], self.pooling)
+        return Step(*self.loss_and_metrics(logits, batch["target"]))
 
     def export(self) -> nn.Module:
         return PoolingClassifier(self.backbone, self.head, self.pooling)

@@ -3,14 +3,12 @@
 Methods say how logits come from features; all else of multiple-instance learning with labels of bags is here.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from appssl.ops.classify import class_weights, slower_encoder, weighted_cross_entropy
-from appssl.ops.pooling import features_of_bags
 from appssl.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,22 +45,16 @@ class BagClassifier(nn.Module):
         weight = class_weights(context.facts, settings.class_weight, self.num_classes)
         self.register_buffer("class_weight", weight)
 
-    def logits_of_bags(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Logits (B, K) from features (B, L, F) of tiles and mask (B, L) bool of those that are there."""
-        raise NotImplementedError
-
-    def loss_and_metrics(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross-entropy of bags: `input` (B, L, ...), `mask` (B, L) bool, labels `target` (B,) int64."""
-        features = features_of_bags(self.backbone, batch["input"], batch["mask"])
-        logits = self.logits_of_bags(features, batch["mask"])
+    def loss_and_metrics(self, logits: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy of bags, from logits (B, K) and labels (B,) int64; and their accuracy."""
         loss = weighted_cross_entropy(
             logits,
-            batch["target"],
+            target,
             sample_weight=logits.new_ones(len(logits)),
             class_weight=self.class_weight,  # type: ignore[arg-type]
             smoothing=0.0,
         )
-        return loss, {"accuracy": (logits.argmax(1) == batch["target"]).float().mean()}
+        return loss, {"accuracy": (logits.argmax(1) == target).float().mean()}
 
     def param_groups(self) -> list[dict[str, Any]]:
         others = [module for name, module in self.named_children() if name != "backbone"]
